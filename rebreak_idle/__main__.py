@@ -1,0 +1,160 @@
+"""The program: command line, wiring, signals, exit status."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from . import __version__, logs
+from .backend import Backend
+from .check import Check
+from .config import Config, environment, load
+from .debt import Debt
+from .errors import ConfigError
+from .gate import Gate
+from .imap import Connector, tls_context
+from .logs import database_journal as journal
+from .mailbox import Mailbox
+from .store import ConnectionStore
+from .supervisor import Supervisor
+from .vault import Vault
+from .wake import Bells, Stop
+from .worker import IdleWorker, Surroundings, Timing
+
+EX_OK = 0
+EX_FAULT = 1
+EX_CONFIG = 78  # sysexits.h
+# Deep enough for TLS handshakes and requests; 32 KiB crash CPython 3.13 on nested answers.
+THREAD_STACK_BYTES = 256 * 1024
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the daemon or the preflight; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = load(environment(Path.cwd()))
+    except ConfigError as error:
+        return _report(error, preflight=options.command == "check")
+    threading.stack_size(THREAD_STACK_BYTES)
+    logs.set_up(config.log_level)
+    if options.command == "check":
+        return EX_OK if _check(config).run() else EX_FAULT
+    return _run_daemon(config)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rebreak_idle",
+        description="Holds one IMAP IDLE session for every active mail connection and asks the "
+        "backend for a scan the moment mail arrives. Settings come from the environment and .env.",
+    )
+    parser.add_argument("--version", action="version", version=f"rebreak_idle {__version__}")
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=["check"],
+        help="check: a preflight of settings, database, mailboxes and backend; sends no scan",
+    )
+    return parser
+
+
+def _report(error: ConfigError, preflight: bool) -> int:
+    for problem in error.problems:
+        print(logs.escaped(f"[idle/db] {problem}"), file=sys.stderr)  # noqa: T201  # no log yet
+    return EX_FAULT if preflight else EX_CONFIG
+
+
+def _backend(config: Config) -> Backend:
+    return Backend(
+        config.backend_url,
+        config.admin_secret_header,
+        config.admin_secret,
+        config.scan_timeout_seconds,
+    )
+
+
+def _connector(config: Config) -> Connector:
+    return Connector(tls_context(), config.imap_timeout_seconds, config.imap_allow_private_hosts)
+
+
+def _store(config: Config) -> ConnectionStore:
+    return ConnectionStore(config.database, config.query)
+
+
+def _check(config: Config) -> Check:
+    return Check(
+        _store(config).read,
+        Vault(config.encryption_key, config.encryption_layout).open,
+        _connector(config).session,
+        _backend(config).reach,
+    )
+
+
+def _run_daemon(config: Config) -> int:
+    backend = _backend(config)
+    supervisor = Supervisor(
+        _store(config).read,
+        _worker_factory(config, backend),
+        backend,
+        config.refresh_interval_seconds,
+    )
+    _install_signal_handlers(supervisor)
+    hanging = supervisor.run()
+    backend.close()
+    if not hanging:
+        journal.info("stopped")
+        return EX_OK
+    journal.warning("stopped without waiting for %s", ", ".join(hanging))
+    sys.stdout.flush()
+    os._exit(EX_OK)  # not sys.exit: threads that hang in a system call would be waited for
+
+
+def _worker_factory(config: Config, backend: Backend) -> functools.partial[IdleWorker]:
+    surroundings = Surroundings(
+        connect=_connector(config).session,
+        open_password=Vault(config.encryption_key, config.encryption_layout).open,
+        backend=backend,
+        scans=Gate(config.scan_concurrency),
+        timing=Timing(
+            idle_renew_seconds=config.idle_renew_seconds,
+            idle_check_seconds=config.idle_check_seconds,
+            poll_interval_seconds=config.poll_interval_seconds,
+            reconnect_initial_seconds=config.reconnect_initial_seconds,
+            reconnect_max_seconds=config.reconnect_max_seconds,
+            auth_retry_seconds=config.auth_retry_seconds,
+        ),
+    )
+    return functools.partial(_make_worker, surroundings, Bells())
+
+
+def _make_worker(
+    surroundings: Surroundings,
+    bells: Bells,
+    mailbox: Mailbox,
+    ended: Callable[[IdleWorker], None],
+    debt: Debt | None,
+) -> IdleWorker:
+    return IdleWorker(mailbox, surroundings, Stop(bells.next()), ended, debt)
+
+
+def _install_signal_handlers(supervisor: Supervisor) -> None:
+    """SIGTERM and SIGINT stop in order, a second one ends at once; SIGHUP reads the rows now."""
+
+    def stop(_signum: int, _frame: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        supervisor.post(supervisor.stop)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGHUP, lambda _signum, _frame: supervisor.post(supervisor.refresh))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

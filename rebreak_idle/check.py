@@ -1,0 +1,97 @@
+"""The preflight: everything the daemon needs, tried once; a line for each finding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from .errors import DatabaseError, RebreakError, ScanFailed
+from .logs import Journal, printable
+from .logs import database_journal as journal
+from .mailbox import Mailbox
+from .wake import Bell, Stop
+from .worker import SessionLike
+
+MAILBOXES_AT_ONCE = 8
+
+
+class Check:
+    """Tries database, passwords, hosts, logins and backend; changes nothing, sends no scan."""
+
+    def __init__(
+        self,
+        read_rows: Callable[[], list[Mailbox]],
+        open_password: Callable[[str], str],
+        connect: Callable[[Mailbox, Stop], SessionLike],
+        reach_backend: Callable[[], str],
+    ) -> None:
+        self._read_rows = read_rows
+        self._open_password = open_password
+        self._connect = connect
+        self._reach_backend = reach_backend
+        self._stop = Stop(Bell())
+
+    def run(self) -> bool:
+        """Log every finding and a summary; True when all is well."""
+        journal.info("environment: ok")
+        rows = self._rows()
+        with ThreadPoolExecutor(MAILBOXES_AT_ONCE) as pool:
+            mailboxes = list(pool.map(self._mailbox_is_well, rows or []))
+        backend = self._backend_is_well()
+        bad = mailboxes.count(False)
+        well = rows is not None and not bad and backend
+        journal.log(
+            20 if well else 40,
+            "check %s — database %s, %d of %d mailboxes ready, backend %s",
+            "passed" if well else "failed",
+            "ok" if rows is not None else "not usable",
+            len(mailboxes) - bad,
+            len(mailboxes),
+            "reached" if backend else "not reached",
+        )
+        return well
+
+    def _rows(self) -> list[Mailbox] | None:
+        try:
+            rows = self._read_rows()
+        except DatabaseError as error:
+            journal.error("database: %s", printable(str(error)))
+            return None
+        journal.info("database: ok, %d active connections", len(rows))
+        return rows
+
+    def _backend_is_well(self) -> bool:
+        try:
+            answer = self._reach_backend()
+        except ScanFailed as error:
+            journal.error("backend: %s", printable(str(error)))
+            return False
+        journal.info("backend: reached (it answers %s; no scan was sent)", printable(answer))
+        return True
+
+    def _mailbox_is_well(self, mailbox: Mailbox) -> bool:
+        report = Journal(mailbox.name)
+        try:
+            found = self._try_mailbox(mailbox)
+        except RebreakError as error:
+            report.error("%s", printable(str(error)))
+            return False
+        report.info(
+            "password opens, %s:%d reached over TLS, login ok, %s",
+            mailbox.host,
+            mailbox.port,
+            found,
+        )
+        return True
+
+    def _try_mailbox(self, mailbox: Mailbox) -> str:
+        if mailbox.problem:
+            raise RebreakError(f"the row cannot be used: {mailbox.problem}")
+        session = self._connect(mailbox, self._stop)
+        try:
+            session.open(self._open_password(mailbox.stored_password))
+            count = session.examine().exists
+            way = "IDLE offered" if session.offers_idle else "no IDLE: will be polled"
+            return f"INBOX has {count} messages, {way}"
+        finally:
+            session.close()

@@ -1,0 +1,87 @@
+"""Whether a mailbox owes a scan, since when, and what pays it.
+
+A scan is owed from the moment mail may have arrived that no successful scan covers. Only the
+success of a request that began afterwards pays it. Pure: the clock's readings are passed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+# The `reason` of a scan request, the most telling first: of several debts the first is named.
+EXISTS = "exists"
+POLL = "poll"
+CATCH_UP = "catch-up"
+REASONS = (EXISTS, POLL, CATCH_UP)
+
+
+@dataclass(slots=True)
+class Debt:
+    """What one mailbox owes."""
+
+    reason: str | None = None
+    since_seconds: float = 0.0
+    _arisen: int = 0
+
+    @property
+    def owed(self) -> bool:
+        return self.reason is not None
+
+    def owe(self, reason: str, now_seconds: float) -> None:
+        """Mail may have arrived by now."""
+        if self.reason is None:
+            self.since_seconds = now_seconds
+        self.reason = min(self.reason or reason, reason, key=REASONS.index)
+        self._arisen += 1
+
+    def begin(self) -> int:
+        """A scan request begins now; returns what to hand to `pay` when it succeeded."""
+        return self._arisen
+
+    def pay(self, begun: int) -> None:
+        """The request that began at ``begun`` succeeded: pays all but what arose since."""
+        if begun == self._arisen:
+            self.reason = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """INBOX as EXAMINE shows it (RFC 9051, section 6.3.3); None is what the server did not say."""
+
+    exists: int
+    uidnext: int | None
+    uidvalidity: int | None
+
+
+@dataclass(slots=True)
+class Watermark:
+    """How far a mailbox is known, so that mail which nobody announced is found by UIDNEXT.
+
+    UIDNEXT grows by one or more with each message (RFC 9051, section 2.3.1.1), and while INBOX is
+    selected each arrival raises EXISTS by one. So UIDNEXT less the last one is never below the
+    number of arrivals, the announced ones are never above it, and where the two are equal nothing
+    came unannounced.
+    """
+
+    _last: Snapshot | None = None
+    _count: int = 0
+    _announced: int = field(default=0)
+
+    def announced(self, exists: int) -> None:
+        """The server announced ``* <exists> EXISTS``."""
+        self._announced += max(0, exists - self._count)
+        self._count = exists
+
+    def expunged(self) -> None:
+        """The server announced one EXPUNGE."""
+        self._count = max(0, self._count - 1)
+
+    def examined(self, now: Snapshot) -> bool:
+        """Take the new snapshot; True when mail may have come that was not announced."""
+        last, announced = self._last, self._announced
+        self._last, self._count, self._announced = now, now.exists, 0
+        if last is None or now.uidnext is None or last.uidnext is None:
+            return True
+        if now.uidvalidity is None or now.uidvalidity != last.uidvalidity:
+            return True
+        return now.uidnext != last.uidnext + announced

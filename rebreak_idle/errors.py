@@ -1,0 +1,57 @@
+"""The errors of the program, named by what must be done about them.
+
+Each carries one sentence for the log. Adapters raise them with ``from``; nothing above an adapter
+sees an exception of psycopg, IMAPClient or requests.
+"""
+
+from __future__ import annotations
+
+
+class RebreakError(Exception):
+    """An expected failure; its text is fit for the log."""
+
+
+class ConfigError(RebreakError):
+    """The environment is wrong: somebody must mend it before the daemon can run.
+
+    ``problems`` holds one sentence for each variable that is missing or wrong.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class DatabaseError(RebreakError):
+    """The connection list could not be read: keep what runs and try again."""
+
+
+class PasswordUnreadable(RebreakError):
+    """A stored password does not open: park the mailbox until its row changes."""
+
+
+class MailboxUnusable(RebreakError):
+    """The row cannot lead to a session: park the mailbox until somebody mends the row."""
+
+
+class LoginRefused(RebreakError):
+    """The server refused the credentials: park the mailbox, a person must act."""
+
+
+class SessionLost(RebreakError):
+    """The connection broke, or could not be made: reconnect with back-off."""
+
+
+class ScanFailed(RebreakError):
+    """The backend did not take the scan: it stays owed.
+
+    ``retry_after_seconds`` is what the backend asked for, or None.
+    """
+
+    def __init__(self, text: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Interrupted(RebreakError):
+    """The wait was ended from another thread, because the mailbox is to stop."""

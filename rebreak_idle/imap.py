@@ -1,0 +1,238 @@
+"""One IMAP session on INBOX: connect, examine, wait in IDLE, interrupt, close.
+
+Every failure of IMAPClient, imaplib, sockets and TLS leaves here as one of our own errors.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from imapclient.exceptions import CapabilityError
+
+from .addresses import resolve
+from .debt import Snapshot
+from .errors import LoginRefused, MailboxUnusable, RebreakError, SessionLost
+from .mailbox import Mailbox
+from .responses import Kind, Line
+from .stream import Stream, reason
+from .transport import Client, Hearing
+from .wake import Stop
+
+# How long a session that is given up may take for DONE and LOGOUT together.
+LOGOUT_SECONDS = 3.0
+
+
+def tls_context() -> ssl.SSLContext:
+    """The one context that all sessions share: TLS 1.2 or newer, chains and names verified.
+
+    OpenSSL's SSL_CERT_FILE and SSL_CERT_DIR name a private CA. A context for each connection would
+    cost about 900 KiB of memory each.
+    """
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+class Connector:
+    """Makes sessions; one for the whole program, shared by all threads."""
+
+    def __init__(
+        self, context: ssl.SSLContext, timeout_seconds: float, allow_private: bool
+    ) -> None:
+        self._context = context
+        self._timeout_seconds = timeout_seconds
+        self._allow_private = allow_private
+
+    def session(self, mailbox: Mailbox, stop: Stop) -> Session:
+        """A session that is still to be opened."""
+        return Session(
+            mailbox, Stream(stop, self._timeout_seconds), self._context, self._allow_private
+        )
+
+
+class Session:
+    """One connection to the server of one mailbox. Used by one thread, but for `cut`.
+
+    Every method may raise `SessionLost`, after which only `close` makes sense, and
+    `Interrupted` when the mailbox is to stop.
+    """
+
+    def __init__(
+        self, mailbox: Mailbox, stream: Stream, context: ssl.SSLContext, allow_private: bool
+    ) -> None:
+        self._mailbox = mailbox
+        self._stream = stream
+        self._context = context
+        self._allow_private = allow_private
+        self._hearing = Hearing()
+        self._client: Client
+        self._idling = False
+        self._logged_in = False
+
+    def open(self, password: str) -> None:
+        """Connect, secure the connection and log in.
+
+        Raises:
+            LoginRefused: the server answered NO to the credentials.
+            MailboxUnusable: user name or password cannot be sent at all.
+        """
+        username = self._mailbox.username
+        _refuse_control_characters(username, password)
+        with self._translated("connecting"):
+            self._connect()
+        with self._translated("logging in"):
+            self._login(username, password)
+        self._logged_in = True
+
+    @property
+    def offers_idle(self) -> bool:
+        """Asked after login: some servers show IDLE only then."""
+        with self._translated("asking for capabilities"):
+            return bool(self._client.has_capability("IDLE"))
+
+    def examine(self) -> Snapshot:
+        """EXAMINE INBOX (read-only, RFC 9051, section 6.3.3).
+
+        The first EXISTS of the answer belongs to the snapshot; a further one came on top of it and
+        is kept for `wait`.
+        """
+        with self._translated("examining INBOX"):
+            answer = self._client.select_folder("INBOX", readonly=True)
+            further = self._client.transport.untagged_responses.get("EXISTS", [])[1:]
+            self._hearing.lines += [Line(Kind.EXISTS, int(number)) for number in further]
+        return Snapshot(
+            exists=answer.get(b"EXISTS", 0),
+            uidnext=answer.get(b"UIDNEXT"),
+            uidvalidity=answer.get(b"UIDVALIDITY"),
+        )
+
+    def start_idle(self) -> None:
+        """IDLE (RFC 2177). What the server says before it agrees is kept for `wait`."""
+        with self._translated("starting IDLE"):
+            self._client.idle()
+        self._idling = True
+
+    def wait(self, seconds: float) -> list[Line]:
+        """What the server says in IDLE; empty when it said nothing of interest for ``seconds``.
+
+        May return early and empty.
+        """
+        with self._translated("in IDLE"):
+            waiting = not self._hearing.lines
+            self._client.idle_check(seconds if waiting else 0)
+        if self._client.transport.idle_over:
+            self._idling = False
+        return self.take_heard() or self._raise_if_ended()
+
+    @property
+    def idling(self) -> bool:
+        """False also after the server ended IDLE by itself."""
+        return self._idling
+
+    def end_idle(self) -> list[Line]:
+        """DONE; returns what was announced up to its answer."""
+        if self._idling:
+            self._idling = False
+            with self._translated("ending IDLE"):
+                self._client.idle_done()
+        return self.take_heard()
+
+    def take_heard(self) -> list[Line]:
+        """What was announced and not yet handed over; also after the session broke."""
+        return self._hearing.take()
+
+    def close(self) -> None:
+        """Log out where the server still answers, and close; at most three seconds."""
+        self._stream.speak_last_words(LOGOUT_SECONDS)
+        with suppress(RebreakError):
+            if self._logged_in and not self._stream.ended:
+                self.end_idle()
+                with self._translated("logging out"):
+                    self._client.logout()
+        self._stream.close()
+
+    def cut(self) -> None:
+        """Free a thread that hangs in this session. Any thread may call."""
+        self._stream.cut()
+
+    def _connect(self) -> None:
+        mailbox = self._mailbox
+        addresses = resolve(mailbox.host, mailbox.port, self._allow_private)
+        tls = not mailbox.starttls
+        self._client = Client(
+            mailbox.host, addresses, self._stream, self._hearing, self._context, tls
+        )
+        if self._client.transport.state != "NONAUTH":
+            raise SessionLost(
+                "the server greets as logged in already (PREAUTH), which is not trusted"
+            )
+        if mailbox.starttls:
+            try:
+                self._client.starttls(self._context)
+            except CapabilityError as error:
+                raise SessionLost(
+                    "the server offers no STARTTLS, and a password never goes out in plain text: "
+                    "mend imap_port or imap_security in the row"
+                ) from error
+
+    def _login(self, username: str, password: str) -> None:
+        offered = self._client.transport.capabilities
+        plain = "LOGINDISABLED" in offered or not (username + password).isascii()
+        if plain and "AUTH=PLAIN" not in offered:
+            raise LoginRefused("the server takes neither LOGIN nor AUTHENTICATE PLAIN here")
+        try:
+            if plain:
+                self._client.plain_login(username, password)
+            else:
+                self._client.login(username, password)
+        except Exception as error:
+            self._raise_refusal(error)
+            raise
+
+    def _raise_refusal(self, error: Exception) -> None:
+        """Turn the server's NO into `LoginRefused`; anything else is a broken session."""
+        words = self._hearing.last.decode("utf-8", "replace").split(None, 2)
+        if len(words) > 1 and words[1].upper() == "NO":
+            text = words[2].strip() if len(words) > 2 else "without a reason"
+            raise LoginRefused(f"the server refused the login: {text}") from error
+
+    def _raise_if_ended(self) -> list[Line]:
+        if self._hearing.bye or self._stream.ended:
+            raise SessionLost(self._why_ended())
+        return []
+
+    def _why_ended(self) -> str:
+        bye = self._hearing.bye
+        return f"the server said BYE: {bye}" if bye else self._stream.ended
+
+    @contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        """Whatever IMAPClient and imaplib raise at what a server sends becomes `SessionLost`."""
+        try:
+            yield
+        except RebreakError:
+            raise
+        except Exception as error:
+            raise SessionLost(f"{self._why(error)} ({doing})") from error
+
+    def _why(self, error: Exception) -> str:
+        if ended := self._why_ended():
+            return ended
+        if isinstance(error, OSError):
+            return reason(error)
+        line = self._hearing.last
+        said = line.decode("utf-8", "replace").strip()
+        return (
+            f"the server answered {said!a}"
+            if said
+            else f"the server's answer made no sense: {error}"
+        )
+
+
+def _refuse_control_characters(username: str, password: str) -> None:
+    """CR, LF and NUL would end the command line or the SASL message."""
+    for what, text in (("the user name", username), ("the password", password)):
+        if any(character in text for character in "\r\n\0"):
+            raise MailboxUnusable(f"{what} contains a line break or NUL: mend the row")

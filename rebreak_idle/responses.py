@@ -1,0 +1,61 @@
+"""Reading one response line of an IMAP server for what it means to a session in IDLE; pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum, auto
+
+
+class Kind(Enum):
+    """What a line is (RFC 9051, section 7)."""
+
+    EXISTS = auto()
+    EXPUNGE = auto()
+    BYE = auto()
+    CONTINUATION = auto()
+    TAGGED = auto()
+    OTHER = auto()
+    """Understood, and no business of ours: OK, FETCH, RECENT, FLAGS, an empty line …"""
+    UNREADABLE = auto()
+    """Not a response of the protocol: it may have been an announcement, so a scan is owed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A response line: its kind, its number where it has one, and its text after the keyword."""
+
+    kind: Kind
+    number: int = 0
+    text: bytes = b""
+
+
+# Case does not matter in keywords; ABNF allows one blank, servers send more (RFC 9051, section 9).
+_NUMBERED = re.compile(
+    rb"\* +0*([0-9]{1,10}) +(EXISTS|EXPUNGE|RECENT|FETCH|VANISHED)\b", re.IGNORECASE
+)
+_UNTAGGED = re.compile(
+    rb"\* +(OK|NO|BAD|BYE|PREAUTH|CAPABILITY|ENABLED|FLAGS|LIST|LSUB|SEARCH|ESEARCH|STATUS|"
+    rb"VANISHED|ID|NAMESPACE|METADATA|QUOTA|QUOTAROOT)(?: +(.*))?$",
+    re.IGNORECASE | re.DOTALL,
+)
+_TAGGED = re.compile(rb"[A-Za-z0-9.]+ +(OK|NO|BAD)(?: |$)", re.IGNORECASE)
+
+
+def read_line(line: bytes) -> Line:
+    """Classify one line without its CRLF.
+
+    Literals are not followed: in IDLE a line is a line, so that a literal which is announced and
+    never sent cannot swallow what comes after it.
+    """
+    if found := _NUMBERED.match(line):
+        kind = {b"EXISTS": Kind.EXISTS, b"EXPUNGE": Kind.EXPUNGE}.get(found[2].upper(), Kind.OTHER)
+        return Line(kind, int(found[1]))
+    if found := _UNTAGGED.match(line):
+        kind = Kind.BYE if found[1].upper() == b"BYE" else Kind.OTHER
+        return Line(kind, text=found[2] or b"")
+    if line.startswith(b"+"):
+        return Line(Kind.CONTINUATION)
+    if _TAGGED.match(line):
+        return Line(Kind.TAGGED, text=line)
+    return Line(Kind.UNREADABLE if line.strip() else Kind.OTHER)

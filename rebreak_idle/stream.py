@@ -1,0 +1,256 @@
+"""One connection's bytes: connecting, TLS, lines; every wait has a deadline and can be woken.
+
+The socket never blocks; all waiting is one `poll` in `_wait`. What time-outs on each `recv` cannot
+do is done here: an answer is bounded as a whole, however slowly its bytes drip in.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from .addresses import Address
+from .wake import Stop
+
+# A silent peer is noticed within 90 s: probes after 60 s and then every 15 s, given up when 90 s
+# passed without an answer (tcp(7), TCP_USER_TIMEOUT).
+KEEPALIVE_IDLE_SECONDS = 60
+KEEPALIVE_INTERVAL_SECONDS = 15
+KEEPALIVE_PROBES = 3
+USER_TIMEOUT_SECONDS = 90
+
+# Far above what servers send (RFC 9051, section 4: lines of some kilobytes); with the copies that
+# imaplib makes a session stays well under 2 MiB.
+MAX_LINE_BYTES = 64 * 1024
+MAX_ANSWER_BYTES = 256 * 1024
+RECEIVE_BYTES = 16 * 1024
+
+
+# A peer that closed is ready to be read: Linux says so even while older data is unread.
+_READABLE = select.POLLIN | getattr(select, "POLLRDHUP", 0)
+
+
+class Stream:
+    """A connection that delivers whole lines. Used by one thread, but for `cut`."""
+
+    def __init__(self, stop: Stop, timeout_seconds: float) -> None:
+        self.sock: socket.socket | None = None
+        self.ended = ""
+        """Why nothing more can be read, or empty."""
+        self._stop = stop
+        self._timeout_seconds = timeout_seconds
+        self._deadline = 0.0
+        self._last_words = False
+        self._buffer = bytearray()
+        self._answer_bytes = 0
+
+    def connect(self, addresses: list[Address]) -> None:
+        """Connect to the first address that answers; each gets its share of the time-out.
+
+        Raises:
+            OSError: none answered; the last one's error.
+            Interrupted: the stop came first.
+        """
+        end = time.monotonic() + self._timeout_seconds
+        for position, address in enumerate(addresses):
+            now = time.monotonic()
+            self._deadline = now + (end - now) / (len(addresses) - position)
+            try:
+                return self._connect(address)
+            except OSError:
+                if position == len(addresses) - 1:
+                    raise
+        raise OSError("no address")
+
+    def _connect(self, address: Address) -> None:
+        family, sockaddr = address
+        self.close()
+        self.sock = sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        _keep_alive(sock)
+        try:
+            sock.connect(sockaddr)
+        except BlockingIOError:
+            self._wait(select.POLLOUT)
+            if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(code, os.strerror(code)) from None
+
+    def secure(self, context: ssl.SSLContext, host: str) -> None:
+        """Go over to TLS; ``host`` is verified against the certificate.
+
+        Raises:
+            OSError: among them ssl.SSLError, for instance a certificate that does not verify.
+        """
+        if self._buffer:
+            raise OSError("the server sent data before the TLS handshake (CVE-2011-0411)")
+        self.restart_deadline()
+        self.sock = secured = context.wrap_socket(
+            self._open(), server_hostname=host, do_handshake_on_connect=False
+        )
+        self._retry(secured.do_handshake)
+
+    def send(self, data: bytes) -> None:
+        """Send all of ``data``; what is read from now on is its answer, with a deadline anew."""
+        self.restart_deadline()
+        sock, view = self._open(), memoryview(data)
+        while view:
+            view = view[self._retry(lambda view=view: sock.send(view)) :]  # type: ignore[misc]
+
+    def restart_deadline(self) -> None:
+        """The next answer begins: it has the whole time-out and its own measure of bytes."""
+        self._answer_bytes = 0
+        if not self._last_words:
+            self._deadline = time.monotonic() + self._timeout_seconds
+
+    def speak_last_words(self, seconds: float) -> None:
+        """From now on the stop no longer interrupts, and all that follows has ``seconds``."""
+        self._last_words = True
+        self._deadline = time.monotonic() + seconds
+
+    def line(self) -> bytes:
+        """The next line with its line break, waited for; empty at the end of the stream.
+
+        Raises:
+            OSError: the deadline passed, or a bound of memory was exceeded.
+            Interrupted: the stop came first.
+        """
+        while (line := self.line_at_hand()) is None:
+            self._wait(_READABLE)
+        return line
+
+    def line_at_hand(self) -> bytes | None:
+        """The next line, empty at the end of the stream, None when it is not there as a whole."""
+        while (end := self._buffer.find(b"\n") + 1) == 0:
+            if len(self._buffer) > MAX_LINE_BYTES:
+                self._refuse(f"the server sent a line longer than {MAX_LINE_BYTES} bytes")
+            if self.ended:
+                return b""
+            if not self._receive():
+                return None
+        return self._take(end)
+
+    def exactly(self, size: int) -> bytes:
+        """The next ``size`` bytes, waited for; fewer at the end of the stream."""
+        if size > MAX_ANSWER_BYTES:
+            self._refuse(f"the server announced a literal of {size} bytes")
+        while len(self._buffer) < size and not self.ended:
+            if not self._receive():
+                self._wait(_READABLE)
+        return self._take(size)
+
+    def ready(self, seconds: float) -> bool:
+        """Wait until there is something to read or the stop is set; at most ``seconds``.
+
+        False means that there is certainly nothing.
+        """
+        return bool(self.ended) or b"\n" in self._buffer or self._poll(_READABLE, seconds)
+
+    def cut(self) -> None:
+        """Free a thread that hangs on this connection. Any thread may call.
+
+        The unbound `shutdown`: that of `SSLSocket` takes the TLS layer from under a reader.
+        """
+        sock = self.sock
+        if sock is not None:
+            try:
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            except OSError:
+                return  # not connected, or closed meanwhile
+
+    def close(self) -> None:
+        if self.sock is not None:
+            self.sock.close()
+
+    def _take(self, size: int) -> bytes:
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        self._answer_bytes += size
+        if self._answer_bytes > MAX_ANSWER_BYTES:
+            self._refuse(f"the server sent more than {MAX_ANSWER_BYTES} bytes in one answer")
+        return data
+
+    def _refuse(self, why: str) -> NoReturn:
+        """A bound of memory is exceeded: nothing more is read of this connection."""
+        self.ended = why
+        self._buffer.clear()
+        raise OSError(why)
+
+    def _receive(self) -> bool:
+        """Read what is there; False when nothing is. The end and errors are noted in `ended`."""
+        try:
+            data = self._open().recv(RECEIVE_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        except OSError as error:
+            self.ended = f"connection lost ({reason(error)})"
+            return True
+        if not data:
+            self.ended = "the server closed the connection"
+        self._buffer += data
+        return True
+
+    def _retry(self, action: Callable[[], int | None]) -> int:
+        """Do what may have to wait for the socket, again and again until the deadline."""
+        while True:
+            try:
+                return action() or 0
+            except ssl.SSLWantReadError:
+                self._wait(_READABLE)
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self._wait(select.POLLOUT)
+
+    def _wait(self, events: int) -> None:
+        """Wait for the socket, to the deadline at most."""
+        while True:
+            if not self._last_words:
+                self._stop.check()
+            remaining = self._deadline - time.monotonic()
+            if remaining <= 0:
+                raise TimeoutError("no answer in time")
+            if self._poll(events, remaining):
+                return
+
+    def _poll(self, events: int, seconds: float) -> bool:
+        """Whether the socket is ready; False also when the stop's bell rang."""
+        latch = self._stop.bell.latch
+        sock = self._open()
+        poller = select.poll()
+        poller.register(sock, events)
+        if not self._last_words:
+            if self._stop.is_set():
+                return False
+            poller.register(latch, select.POLLIN)
+        ready = poller.poll(max(0.0, seconds) * 1000)
+        return any(descriptor == sock.fileno() for descriptor, _ in ready)
+
+    def _open(self) -> socket.socket:
+        if self.sock is None or self.sock.fileno() < 0:
+            raise OSError("the connection is closed")
+        return self.sock
+
+
+def reason(error: OSError) -> str:
+    """What an operating system or TLS error says, in few words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or error.strerror or error}"
+    return error.strerror or str(error) or error.__class__.__name__
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ("TCP_USER_TIMEOUT", USER_TIMEOUT_SECONDS * 1000),
+    ):
+        if hasattr(socket, name):  # Linux has them all
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

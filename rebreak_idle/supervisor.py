@@ -1,0 +1,212 @@
+"""The refresh loop of the main thread: rows against the dict of workers."""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from .backoff import Backoff, seconds_text
+from .debt import Debt
+from .errors import DatabaseError
+from .logs import database_journal as journal
+from .logs import printable
+from .mailbox import Mailbox, diff
+from .worker import IdleWorker
+
+READ_RETRY_INITIAL_SECONDS = 1.0
+# How often the supervisor looks after threads and requests that make no progress.
+WATCH_SECONDS = 5.0
+# An orderly stop: until the first, threads end by themselves; then what hangs is cut; the rest of
+# the contract's 10 s is for the interpreter to end.
+STOP_GRACE_SECONDS = 5.0
+STOP_SECONDS = 8.0
+
+
+class MakeWorker(Protocol):
+    """Makes the worker of a mailbox, not started; the debt is its predecessor's."""
+
+    def __call__(
+        self, mailbox: Mailbox, ended: Callable[[IdleWorker], None], debt: Debt | None
+    ) -> IdleWorker: ...
+
+
+class RequestsUnderWay(Protocol):
+    """What the supervisor uses of the backend: see `backend.Backend`."""
+
+    def cut_overdue(self) -> None: ...
+    def cut_all(self) -> None: ...
+
+
+class Supervisor:
+    """Starts, stops and replaces workers, so that each active row has one.
+
+    All of it happens on the thread that calls `run`; other threads and signal handlers reach it
+    by `post`.
+    """
+
+    def __init__(
+        self,
+        read_rows: Callable[[], list[Mailbox]],
+        make_worker: MakeWorker,
+        requests: RequestsUnderWay,
+        refresh_interval_seconds: float,
+    ) -> None:
+        self._read_rows = read_rows
+        self._make_worker = make_worker
+        self._requests = requests
+        self._interval = refresh_interval_seconds
+        self._retries = Backoff(
+            min(READ_RETRY_INITIAL_SECONDS, self._interval), self._interval, random.random
+        )
+        # A SimpleQueue: its put may be called from a signal handler at any point.
+        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._workers: dict[str, IdleWorker] = {}
+        self._wanted: dict[str, Mailbox] = {}
+        self._inherited: dict[str, Debt] = {}
+        self._read_at = time.monotonic()
+        self._reading = self._read_again = self._stopping = False
+        self._failures = 0
+
+    def post(self, event: Callable[[], None]) -> None:
+        """Have ``event`` called on the supervisor's thread. Any thread, any signal handler."""
+        self._events.put(event)
+
+    def refresh(self) -> None:
+        """Read the rows now; when a reading is under way, once more after it."""
+        self._read_again = self._reading
+        self._read_at = time.monotonic()
+
+    def stop(self) -> None:
+        """Leave `run`."""
+        self._stopping = True
+
+    def run(self) -> list[str]:
+        """Work until `stop`, then stop every worker; the names of those that would not."""
+        while not self._stopping:
+            if not self._reading and time.monotonic() >= self._read_at:
+                self._start_reading()
+            self._handle_next_event()
+            self._requests.cut_overdue()
+        return self._stop_workers()
+
+    def _handle_next_event(self) -> None:
+        wait = WATCH_SECONDS
+        if not self._reading:
+            wait = min(wait, self._read_at - time.monotonic())
+        try:
+            event = self._events.get(timeout=max(0.0, wait))
+        except queue.Empty:
+            return
+        event()
+
+    # Reading
+
+    def _start_reading(self) -> None:
+        """Read on a thread of its own: a database that hangs must not keep signals waiting."""
+        self._reading = True
+        threading.Thread(target=self._read, name="idle-db", daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            rows = self._read_rows()
+        except DatabaseError as error:
+            text = str(error)
+            self.post(lambda: self._failed(text))
+        except Exception as error:  # noqa: BLE001  # whatever it is, the sessions go on
+            journal.exception("unexpected error while reading the mail connections:")
+            name = error.__class__.__name__
+            self.post(lambda: self._failed(f"unexpected error {name}"))
+        else:
+            self.post(lambda: self._refreshed(rows))
+
+    def _refreshed(self, rows: list[Mailbox]) -> None:
+        self._failures = 0
+        self._read_over(self._interval)
+        self._wanted = {mailbox.id: mailbox for mailbox in rows}
+        self._reconcile()
+        sessions = sum(id_ in self._wanted for id_ in self._workers)
+        journal.info("refreshed — %d active connections, %d sessions", len(rows), sessions)
+
+    def _failed(self, text: str) -> None:
+        self._failures += 1
+        wait = self._retries.wait_seconds(self._failures)
+        self._read_over(wait)
+        journal.error(
+            "cannot read the mail connections: %s; %d sessions go on, next try in %s",
+            printable(text),
+            len(self._workers),
+            seconds_text(wait),
+        )
+
+    def _read_over(self, wait_seconds: float) -> None:
+        self._reading = False
+        self._read_at = time.monotonic() + (0.0 if self._read_again else wait_seconds)
+        self._read_again = False
+
+    # Workers
+
+    def _reconcile(self) -> None:
+        running = {id_: worker.mailbox for id_, worker in self._workers.items()}
+        difference = diff(running, self._wanted.values())
+        ask_to_stop(self._workers[id_] for id_ in (*difference.removed, *difference.changed))
+        for id_ in difference.added:
+            self._start(self._wanted[id_])
+
+    def _start(self, mailbox: Mailbox) -> None:
+        worker = self._make_worker(mailbox, self._ended, self._inherited.pop(mailbox.id, None))
+        try:
+            worker.start()
+        except RuntimeError as error:
+            journal.error(
+                "no thread for %s (%s): next try at the next refresh", mailbox.name, error
+            )
+        else:
+            self._workers[mailbox.id] = worker
+
+    def _ended(self, worker: IdleWorker) -> None:
+        """Called by a worker on its own thread when it is about to end."""
+        self.post(lambda: self._bury(worker))
+
+    def _bury(self, worker: IdleWorker) -> None:
+        """Replace a worker that ended, if its mailbox is wanted; what it owes is inherited."""
+        worker.join()
+        mailbox = self._wanted.get(worker.mailbox.id)
+        del self._workers[worker.mailbox.id]
+        if mailbox is None:
+            return
+        self._inherited[mailbox.id] = worker.debt
+        if worker.stop.is_set():
+            self._start(mailbox)
+        else:
+            journal.error("the thread of %s died: started anew at the next refresh", mailbox.name)
+
+    def _stop_workers(self) -> list[str]:
+        workers = list(self._workers.values())
+        journal.info("stopping — logging out of %d sessions", len(workers))
+        started = time.monotonic()
+        ask_to_stop(workers)
+        alive = _join(workers, started + STOP_GRACE_SECONDS)
+        self._requests.cut_all()
+        for worker in alive:
+            worker.cut()
+        return [worker.mailbox.name for worker in _join(alive, started + STOP_SECONDS)]
+
+
+def ask_to_stop(workers: Iterable[IdleWorker]) -> None:
+    """Tell all of them first, then ring the bells that they share."""
+    asked = list(workers)
+    for worker in asked:
+        worker.ask_to_stop()
+    for bell in {worker.stop.bell for worker in asked}:
+        bell.ring()
+
+
+def _join(workers: list[IdleWorker], deadline: float) -> list[IdleWorker]:
+    """Wait for all against one deadline; those that still run."""
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+    return [worker for worker in workers if worker.is_alive()]

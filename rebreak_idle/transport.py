@@ -1,0 +1,218 @@
+"""IMAPClient on our own stream: the methods that imaplib names as made for overriding.
+
+`Transport` replaces imaplib's socket and reader (`open`, `read`, `readline`, `send`, `shutdown`),
+`Client` makes IMAPClient use it. While IDLE is under way each line is read for its meaning before
+imaplib sees it, and imaplib gets only lines that it can read; what was heard is kept in a
+`Hearing`, whichever call happened to read it. RFC 2177 is IDLE, RFC 9051 is IMAP.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import imapclient
+from imapclient.tls import IMAP4_TLS
+
+from .addresses import Address
+from .responses import Kind, Line, read_line
+from .stream import Stream
+
+# What one `idle_check` takes at most, so that a flood comes in portions.
+IDLE_PORTION_BYTES = 16 * 1024
+
+
+@dataclass(slots=True)
+class Hearing:
+    """What a server said that matters to the session, whichever call read it."""
+
+    lines: list[Line] = field(default_factory=list)
+    """EXISTS, EXPUNGE and unreadable lines since somebody last took them."""
+    bye: str = ""
+    """The server's words when it hung up."""
+    last: bytes = b""
+    """The last line of all."""
+
+    def take(self) -> list[Line]:
+        """The lines so far; each is handed out once."""
+        lines, self.lines = self.lines, []
+        return lines
+
+
+class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
+    """imaplib's protocol over a `Stream`; implicit TLS unless ``starttls``."""
+
+    def __init__(
+        self,
+        host: str,
+        addresses: list[Address],
+        stream: Stream,
+        hearing: Hearing,
+        context: ssl.SSLContext,
+        tls: bool,
+    ) -> None:
+        self.stream = stream
+        self.hearing = hearing
+        self.idle_over = False
+        """The server ended IDLE by itself."""
+        self._addresses = addresses
+        self._implicit_tls = tls
+        self._idling = self._draining = False
+        self._portion = 0
+        super().__init__(host, ssl_context=context)
+
+    def open(self, host: str = "", port: int = 0, timeout: float | None = None) -> None:
+        self.host, self.port = host, port
+        self.stream.connect(self._addresses)
+        if self._implicit_tls:
+            self.stream.secure(self.ssl_context, host)
+        self.sock = self.stream.sock
+        self.stream.restart_deadline()
+
+    def starttls(self, ssl_context: ssl.SSLContext | None = None) -> tuple[str, list[bytes]]:
+        """STARTTLS; what was said before it counts for nothing (RFC 9051, section 6.2.1)."""
+        typ, data = self._simple_command("STARTTLS")
+        if typ != "OK":
+            raise self.error(f"STARTTLS refused: {data!r}")
+        self.stream.secure(ssl_context or self.ssl_context, self.host)
+        self.sock = self.stream.sock
+        self.untagged_responses: dict[str, list[bytes]] = {}
+        self._tls_established = True
+        self._get_capabilities()
+        return typ, data
+
+    def login(self, user: str, password: str) -> Any:
+        """As imaplib's, which quotes the password and not the user name."""
+        return super().login(self._quote(user), password)
+
+    def send(self, data: bytes) -> None:
+        self.stream.send(data)
+
+    def read(self, size: int) -> bytes:
+        return self.stream.exactly(size)
+
+    def readline(self) -> bytes:
+        line = self._idle_line() if self._idling else self._note(self.stream.line())
+        return line.rstrip(b"\r\n") + b"\r\n" if line else b""
+
+    def shutdown(self) -> None:
+        self.stream.close()
+
+    def _log(self, line: str) -> None:
+        """imaplib keeps the last lines, LOGIN with its password among them; this does not."""
+
+    @contextmanager
+    def idling(self) -> Iterator[None]:
+        """Read lines as those of an IDLE."""
+        self._idling = True
+        try:
+            yield
+        finally:
+            self._idling = False
+
+    @contextmanager
+    def draining(self) -> Iterator[None]:
+        """Read what is at hand of an IDLE, one portion at most, and do not wait."""
+        self._draining, self._portion = True, IDLE_PORTION_BYTES
+        self.stream.restart_deadline()
+        try:
+            with self.idling():
+                yield
+        finally:
+            self._draining = False
+
+    def _idle_line(self) -> bytes:
+        """The next line that IMAPClient is to see, in the form that it can read."""
+        while raw := self._next():
+            line = read_line(raw.rstrip(b"\r\n"))
+            if line.kind in (Kind.EXISTS, Kind.EXPUNGE):
+                self.hearing.lines.append(line)
+                return b"* %d %s\r\n" % (line.number, line.kind.name.encode())
+            if line.kind is Kind.BYE:
+                return b"* BYE\r\n"
+            if line.kind is Kind.TAGGED and self._is_awaited(raw):
+                return self._idle_ended(raw)
+            if line.kind is Kind.CONTINUATION and not self._draining:
+                return raw
+            if line.kind in (Kind.UNREADABLE, Kind.TAGGED):
+                self.hearing.lines.append(Line(Kind.UNREADABLE, text=raw))
+        return b""
+
+    def _next(self) -> bytes:
+        if not self._draining:
+            return self._note(self.stream.line())
+        raw = self.stream.line_at_hand() if self._portion > 0 else None
+        if raw is None:
+            raise BlockingIOError("nothing more at hand")
+        self._portion -= len(raw)
+        return self._note(raw)
+
+    def _note(self, raw: bytes) -> bytes:
+        """Keep what a log line may want to quote."""
+        self.hearing.last = raw or self.hearing.last
+        if raw[:5].upper() == b"* BYE":
+            self.hearing.bye = raw[5:].decode("utf-8", "replace").strip() or "without a reason"
+        return raw
+
+    def _is_awaited(self, raw: bytes) -> bool:
+        return raw.split(b" ", 1)[0] in self.tagged_commands
+
+    def _idle_ended(self, raw: bytes) -> bytes:
+        """IDLE's tagged answer: expected after DONE, and in the midst of IDLE its end."""
+        if not self._draining:
+            return raw
+        self.idle_over = True
+        del self.tagged_commands[raw.split(b" ", 1)[0]]
+        raise BlockingIOError("IDLE is over")
+
+
+class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no types
+    """IMAPClient over a `Transport`.
+
+    `idle`, `idle_check` and `idle_done` are IMAPClient's own; lines that it could not read never
+    reach them.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        addresses: list[Address],
+        stream: Stream,
+        hearing: Hearing,
+        context: ssl.SSLContext,
+        tls: bool,
+    ) -> None:
+        self._make_transport: Callable[[], Transport] = lambda: Transport(
+            host, addresses, stream, hearing, context, tls
+        )
+        # A read time-out of 0 keeps the socket non-blocking: the stream does all waiting.
+        timeout = imapclient.SocketTimeout(0, 0)
+        super().__init__(host, ssl=tls, ssl_context=context, timeout=timeout)
+        self._imap.debug = 0
+
+    @property
+    def transport(self) -> Transport:
+        transport: Transport = self._imap
+        return transport
+
+    def _create_IMAP4(self) -> Transport:  # noqa: N802  # IMAPClient's name
+        return self._make_transport()
+
+    def _poll_socket(self, sock: object, timeout: float | None = None) -> bool:
+        return self.transport.stream.ready(86400.0 if timeout is None else timeout)
+
+    def idle(self) -> None:
+        self.transport.idle_over = False
+        with self.transport.idling():
+            super().idle()
+
+    def idle_check(self, timeout: float | None = None) -> Any:
+        with self.transport.draining():
+            return super().idle_check(timeout)
+
+    def idle_done(self) -> Any:
+        with self.transport.idling():
+            return super().idle_done()

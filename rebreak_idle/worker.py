@@ -1,0 +1,414 @@
+"""The thread of one mailbox: its states and its loop."""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import NoReturn, Protocol
+
+from .backend import ScanResult
+from .backoff import Backoff, interval_text, seconds_text
+from .debt import CATCH_UP, EXISTS, POLL, Debt, Snapshot, Watermark
+from .errors import (
+    Interrupted,
+    LoginRefused,
+    MailboxUnusable,
+    PasswordUnreadable,
+    ScanFailed,
+    SessionLost,
+)
+from .gate import Gate, Ticket
+from .logs import Journal, printable
+from .mailbox import Mailbox
+from .responses import Kind, Line
+from .wake import Stop
+
+# A session that held this long counts as having worked.
+WORKED_SECONDS = 60.0
+SCAN_RETRY_INITIAL_SECONDS = 1.0
+SCAN_RETRY_MAX_SECONDS = 60.0
+# A backend that asks for more patience than this is asked again all the same.
+RETRY_AFTER_MAX_SECONDS = 3600.0
+AUTH_RETRY_MAX_SECONDS = 6 * 3600.0
+EXACT_ALWAYS = 2**31
+# Long enough to stand for ever, short enough for any clock.
+UNTIL_STOPPED_SECONDS = 366 * 86400.0
+# A server that ends IDLE by itself within ten seconds, three times in a row, is left alone for a
+# poll interval: it would be asked thousands of times a second.
+SHORT_IDLE_SECONDS = 10.0
+SHORT_IDLES = 3
+
+
+class State(Enum):
+    """What a mailbox is doing."""
+
+    CONNECTING = "CONNECTING"
+    IDLING = "IDLING"
+    SCANNING = "SCANNING"
+    POLLING = "POLLING"
+    BACKING_OFF = "BACKING_OFF"
+    PARKED = "PARKED"
+    STOPPED = "STOPPED"
+
+
+class _Remedy(Enum):
+    """What the end of a session asks for."""
+
+    RECONNECT = auto()
+    CREDENTIALS = auto()
+    ROW = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    text: str
+    remedy: _Remedy
+
+
+class SessionLike(Protocol):
+    """What the worker uses of a session: see `imap.Session`."""
+
+    @property
+    def offers_idle(self) -> bool: ...
+    @property
+    def idling(self) -> bool: ...
+    def open(self, password: str) -> None: ...
+    def examine(self) -> Snapshot: ...
+    def start_idle(self) -> None: ...
+    def wait(self, seconds: float) -> list[Line]: ...
+    def end_idle(self) -> list[Line]: ...
+    def take_heard(self) -> list[Line]: ...
+    def close(self) -> None: ...
+    def cut(self) -> None: ...
+
+
+class BackendLike(Protocol):
+    """What the worker uses of the backend: see `backend.Backend`."""
+
+    def scan(self, mailbox: Mailbox, reason: str) -> ScanResult: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The intervals of the contract that a worker keeps, in seconds."""
+
+    idle_renew_seconds: float
+    idle_check_seconds: float
+    poll_interval_seconds: float
+    reconnect_initial_seconds: float
+    reconnect_max_seconds: float
+    auth_retry_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all workers share."""
+
+    connect: Callable[[Mailbox, Stop], SessionLike]
+    open_password: Callable[[str], str]
+    backend: BackendLike
+    scans: Gate
+    timing: Timing
+
+
+class IdleWorker(threading.Thread):
+    """Watches one mailbox until it is told to stop.
+
+    ``debt`` is what its predecessor still owed, if it had one. ``ended`` is called, on this
+    thread, as the last thing it does.
+    """
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        shared: Surroundings,
+        stop: Stop,
+        ended: Callable[[IdleWorker], None],
+        debt: Debt | None = None,
+    ) -> None:
+        super().__init__(name=f"idle-{mailbox.id}", daemon=True)
+        self.mailbox = mailbox
+        self.stop = stop
+        self.state = State.CONNECTING
+        self.debt = debt or Debt()
+        self._shared = shared
+        self._ended = ended
+        self._journal = Journal(mailbox.name)
+        self._watermark = Watermark()
+        self._session: SessionLike | None = None
+        self._ticket: Ticket | None = None
+        self._attempt = 0
+        self._refusals = 0
+        self._scan_failures = 0
+        self._scan_due = 0.0
+        timing = shared.timing
+        self._opened_at = math.inf
+        self._cut_short = 0
+        self._reconnects = Backoff(
+            timing.reconnect_initial_seconds, timing.reconnect_max_seconds, random.random
+        )
+        self._scan_retries = Backoff(
+            SCAN_RETRY_INITIAL_SECONDS, SCAN_RETRY_MAX_SECONDS, random.random
+        )
+        self._login_retries = Backoff(
+            timing.auth_retry_seconds, AUTH_RETRY_MAX_SECONDS, random.random, exact=EXACT_ALWAYS
+        )
+
+    # From other threads
+
+    def ask_to_stop(self) -> None:
+        """Set the flag and wake what waits on no socket; the bell is the caller's to ring."""
+        self.stop.announce()
+        if (ticket := self._ticket) is not None:
+            ticket.wake()
+
+    def cut(self) -> None:
+        """Free the thread if it hangs in its session."""
+        if (session := self._session) is not None:
+            session.cut()
+
+    # On its own thread
+
+    def run(self) -> None:
+        try:
+            while not self.stop.is_set():
+                self._one_round()
+        except Interrupted:
+            pass
+        finally:
+            self._leave_line()
+            self._change_state(State.STOPPED)
+            self._ended(self)
+
+    def _one_round(self) -> None:
+        """One session, and the wait that its end asks for."""
+        try:
+            self._recover(self._run_session())
+        except Interrupted:
+            raise
+        except Exception:  # noqa: BLE001  # the guard: a thread never dies silently
+            self._journal.exception("unexpected error outside of a session:")
+            self.stop.wait(self._shared.timing.reconnect_max_seconds)
+
+    def _run_session(self) -> _End:
+        """A session from connect to end; what ended it, without the frames that an error holds."""
+        self._attempt += 1
+        self._opened_at = math.inf
+        try:
+            self._pay_debt(time.monotonic())
+            self._change_state(State.CONNECTING)
+            self._watch(self._connect())
+        except (PasswordUnreadable, MailboxUnusable) as error:
+            return _End(str(error), _Remedy.ROW)
+        except LoginRefused as error:
+            return _End(str(error), _Remedy.CREDENTIALS)
+        except SessionLost as error:
+            return _End(str(error), _Remedy.RECONNECT)
+        except Interrupted:
+            raise
+        except Exception:  # noqa: BLE001  # one mailbox's trouble touches no other
+            self._journal.exception("unexpected error:")
+            return _End("the session is given up", _Remedy.RECONNECT)
+        finally:
+            self._close()
+
+    def _recover(self, end: _End) -> None:
+        if end.remedy is _Remedy.RECONNECT:
+            self._back_off(end)
+        else:
+            self._park(end)
+
+    def _connect(self) -> SessionLike:
+        mailbox = self.mailbox
+        if mailbox.problem:
+            raise MailboxUnusable(f"the row cannot be used: {mailbox.problem}")
+        password = self._shared.open_password(mailbox.stored_password)
+        self._session = session = self._shared.connect(mailbox, self.stop)
+        session.open(password)
+        self._opened_at = time.monotonic()
+        self._refusals = 0
+        return session
+
+    def _close(self) -> None:
+        """Leave the session; what it had still heard counts."""
+        session, self._session = self._session, None
+        if session is not None:
+            self._hear(session.take_heard())
+            session.close()
+
+    def _watch(self, session: SessionLike) -> NoReturn:
+        """Watch INBOX for as long as the session lasts."""
+        self._take_snapshot(session, CATCH_UP)
+        if session.offers_idle:
+            session.start_idle()
+        self._journal.info("connected (%s:%d)", self.mailbox.host, self.mailbox.port)
+        if not session.offers_idle:
+            self._poll(session)
+        while True:
+            self._idle_once(session)
+            session.start_idle()
+
+    def _poll(self, session: SessionLike) -> NoReturn:
+        """Ask for new mail again and again: the server has no IDLE."""
+        interval = self._shared.timing.poll_interval_seconds
+        self._journal.info("the server has no IDLE: asking every %s", interval_text(interval))
+        self._change_state(State.POLLING)
+        while True:
+            self._pay_until(time.monotonic() + interval)
+            self._take_snapshot(session, POLL)
+
+    def _idle_once(self, session: SessionLike) -> None:
+        """One IDLE, to its renewal or to where the server ends it; INBOX is examined after it."""
+        self._change_state(State.IDLING)
+        timing = self._shared.timing
+        interval = timing.idle_renew_seconds
+        began_at = time.monotonic()
+        renew_at = began_at + interval
+        while session.idling and time.monotonic() < renew_at:
+            self.stop.check()
+            self._pay_debt(min(renew_at, time.monotonic() + timing.idle_check_seconds))
+            self._hear(session.wait(self._longest_wait(renew_at)))
+        if session.idling:
+            self._journal.info("idle renewing (%s threshold)", interval_text(interval))
+            self._cut_short = 0
+        else:
+            self._after_cut_short(time.monotonic() - began_at)
+        self._hear(session.end_idle())
+        self._pay_debt(time.monotonic())
+        self._take_snapshot(session, CATCH_UP)
+
+    def _after_cut_short(self, lasted_seconds: float) -> None:
+        """The server ended IDLE by itself; one that keeps doing so is not asked in a rush."""
+        self._cut_short = self._cut_short + 1 if lasted_seconds < SHORT_IDLE_SECONDS else 0
+        if self._cut_short >= SHORT_IDLES:
+            interval = self._shared.timing.poll_interval_seconds
+            self._journal.warning(
+                "the server ends IDLE at once, again and again: next IDLE in %s",
+                interval_text(interval),
+            )
+            self._pay_until(time.monotonic() + interval)
+
+    def _take_snapshot(self, session: SessionLike, reason: str) -> None:
+        if self._watermark.examined(session.examine()):
+            self._owe(reason)
+
+    def _longest_wait(self, until: float) -> float:
+        """How long an `idle_check` may wait: to ``until``, or to the next try of an owed scan."""
+        now = time.monotonic()
+        if self.debt.owed:
+            until = min(until, self._scan_due)
+        return max(0.0, min(until - now, self._shared.timing.idle_check_seconds))
+
+    def _hear(self, lines: list[Line]) -> None:
+        """Take in what the server said."""
+        for line in lines:
+            if line.kind is Kind.EXISTS:
+                self._watermark.announced(line.number)
+            elif line.kind is Kind.EXPUNGE:
+                self._watermark.expunged()
+        kinds = {line.kind for line in lines}
+        if Kind.EXISTS in kinds:
+            self._journal.info("exists-event received (new mail)")
+            self._owe(EXISTS)
+        elif Kind.UNREADABLE in kinds:
+            self._journal.warning(
+                "the server said what cannot be understood, a scan is made in case it was mail: %s",
+                printable(ascii(lines[-1].text)),
+            )
+            self._owe(CATCH_UP)
+
+    # What is owed
+
+    def _owe(self, reason: str) -> None:
+        self.debt.owe(reason, time.monotonic())
+
+    def _pay_until(self, until: float) -> None:
+        """Wait without a connection to listen on, and send what is owed when it is due."""
+        while (now := time.monotonic()) < until:
+            self._pay_debt(until)
+            wait = min(until, self._scan_due) - now if self.debt.owed else until - now
+            if self.stop.wait(wait):
+                raise Interrupted("stopping")
+
+    def _pay_debt(self, until: float) -> None:
+        """Send the scan request that is owed, if it is due and a place is free before ``until``."""
+        if not self.debt.owed or time.monotonic() < self._scan_due:
+            return
+        if self._ticket is None:
+            self._ticket = self._shared.scans.queue()
+        self.stop.check()
+        if self._ticket.wait(until - time.monotonic()):
+            try:
+                self._scan()
+            finally:
+                self._leave_line()
+
+    def _leave_line(self) -> None:
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            ticket.leave()
+
+    def _scan(self) -> None:
+        self.stop.check()
+        before, begun = self.state, self.debt.begin()
+        self._change_state(State.SCANNING)
+        try:
+            result = self._shared.backend.scan(self.mailbox, self.debt.reason or CATCH_UP)
+        except ScanFailed as error:
+            self._scan_failed(error)
+        else:
+            self._scan_succeeded(result, begun)
+        finally:
+            self._change_state(before)
+
+    def _scan_succeeded(self, result: ScanResult, begun: int) -> None:
+        self.debt.pay(begun)
+        self._scan_failures, self._scan_due = 0, 0.0
+        scanned, blocked = ("?" if n is None else n for n in (result.scanned, result.blocked))
+        self._journal.info("scan-triggered → scanned=%s blocked=%s", scanned, blocked)
+        if result.remark:
+            self._journal.warning("%s", result.remark)
+
+    def _scan_failed(self, error: ScanFailed) -> None:
+        self._scan_failures += 1
+        wait = self._scan_retries.wait_seconds(self._scan_failures)
+        if error.retry_after_seconds is not None:
+            wait = min(max(wait, error.retry_after_seconds), RETRY_AFTER_MAX_SECONDS)
+        self._scan_due = time.monotonic() + wait
+        self._journal.warning(
+            "scan failed: %s; it is still owed, next try in %s",
+            printable(str(error)),
+            seconds_text(wait),
+        )
+
+    # What follows the end of a session
+
+    def _back_off(self, end: _End) -> None:
+        if time.monotonic() - self._opened_at >= WORKED_SECONDS:
+            self._attempt = 1
+        wait = self._reconnects.wait_seconds(self._attempt)
+        self._journal.warning("%s", printable(end.text))
+        self._journal.info("reconnecting in %s (attempt %d)", seconds_text(wait), self._attempt + 1)
+        self._change_state(State.BACKING_OFF)
+        self._pay_until(time.monotonic() + wait)
+
+    def _park(self, end: _End) -> None:
+        self._attempt = 0
+        wait, next_try = UNTIL_STOPPED_SECONDS, "the row changes"
+        if end.remedy is _Remedy.CREDENTIALS:
+            self._refusals += 1
+            wait = self._login_retries.wait_seconds(self._refusals)
+            next_try += f", or in {interval_text(wait)}"
+        self._journal.error("%s; parked: next try when %s", printable(end.text), next_try)
+        self._change_state(State.PARKED)
+        self._pay_until(time.monotonic() + wait)
+
+    def _change_state(self, state: State) -> None:
+        if state is not self.state:
+            self._journal.debug("%s → %s", self.state.value, state.value)
+            self.state = state
