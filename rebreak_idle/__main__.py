@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,6 +122,7 @@ def _worker_factory(config: Config, backend: Backend) -> functools.partial[IdleW
         open_password=Vault(config.encryption_key, config.encryption_layout).open,
         backend=backend,
         scans=Gate(config.scan_concurrency),
+        clock=time.monotonic,
         timing=Timing(
             idle_renew_seconds=config.idle_renew_seconds,
             idle_check_seconds=config.idle_check_seconds,

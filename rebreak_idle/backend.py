@@ -147,7 +147,7 @@ class _Channel:
             ) as response:
                 content = _read(response)
         except Exception as error:
-            raise ScanFailed(_why(error, timeout_seconds)) from error
+            raise ScanFailed(_why(error, url, timeout_seconds)) from error
         self._used_at = time.monotonic()
         return response.status_code, response.reason or "", response.headers, content
 
@@ -206,7 +206,7 @@ def _read(response: requests.Response) -> bytes:
     return content
 
 
-def _why(error: Exception, timeout_seconds: float) -> str:
+def _why(error: Exception, url: str, timeout_seconds: float) -> str:
     if isinstance(error, requests.Timeout):
         return f"the backend did not answer within {timeout_seconds:g}s"
     if isinstance(error, requests.exceptions.SSLError):
@@ -215,7 +215,8 @@ def _why(error: Exception, timeout_seconds: float) -> str:
     while (inner := cause.__cause__ or cause.__context__) is not None:
         cause = inner
     if isinstance(cause, ConnectionRefusedError):
-        return "the backend refuses connections: is it running, is BACKEND_URL right?"
+        place = url.removesuffix(PATH)
+        return f"the backend at {place} refuses connections: is it running, is BACKEND_URL right?"
     return f"the backend broke off ({cause.__class__.__name__}: {cause})"
 
 

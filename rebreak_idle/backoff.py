@@ -35,7 +35,7 @@ class Backoff:
 
 def seconds_text(seconds: float) -> str:
     """Seconds as the log shows them: ``5s``, ``0.5s``."""
-    return f"{seconds:.3g}s" if seconds < 1 else f"{round(seconds)}s"
+    return f"{seconds:.1g}s" if seconds < 1 else f"{round(seconds)}s"
 
 
 def interval_text(seconds: float) -> str:

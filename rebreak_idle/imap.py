@@ -80,7 +80,7 @@ class Session:
         """
         username = self._mailbox.username
         _refuse_control_characters(username, password)
-        with self._translated("connecting"):
+        with self._translated(f"connecting to {self._mailbox.host}:{self._mailbox.port}"):
             self._connect()
         with self._translated("logging in"):
             self._login(username, password)

@@ -238,6 +238,8 @@ def reason(error: OSError) -> str:
     """What an operating system or TLS error says, in few words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+        return "the server does not speak TLS on this port: see imap_port and imap_security"
     if isinstance(error, ssl.SSLError):
         return f"TLS: {error.reason or error.strerror or error}"
     return error.strerror or str(error) or error.__class__.__name__

@@ -20,9 +20,11 @@ from .worker import IdleWorker
 READ_RETRY_INITIAL_SECONDS = 1.0
 # How often the supervisor looks after threads and requests that make no progress.
 WATCH_SECONDS = 5.0
-# An orderly stop: until the first, threads end by themselves; then what hangs is cut; the rest of
-# the contract's 10 s is for the interpreter to end.
-STOP_GRACE_SECONDS = 5.0
+# An orderly stop, counted from the signal: scans under way may end until the first, then they are
+# cut; sessions may log out until the second (LOGOUT has 3 s), then they are cut; the rest of the
+# contract's 10 s is for the interpreter to end.
+SCANS_END_SECONDS = 3.0
+SESSIONS_END_SECONDS = 7.0
 STOP_SECONDS = 8.0
 
 
@@ -189,8 +191,9 @@ class Supervisor:
         journal.info("stopping — logging out of %d sessions", len(workers))
         started = time.monotonic()
         ask_to_stop(workers)
-        alive = _join(workers, started + STOP_GRACE_SECONDS)
+        alive = _join(workers, started + SCANS_END_SECONDS)
         self._requests.cut_all()
+        alive = _join(alive, started + SESSIONS_END_SECONDS)
         for worker in alive:
             worker.cut()
         return [worker.mailbox.name for worker in _join(alive, started + STOP_SECONDS)]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import random
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NoReturn, Protocol
 
-from .backend import ScanResult
 from .backoff import Backoff, interval_text, seconds_text
 from .debt import CATCH_UP, EXISTS, POLL, Debt, Snapshot, Watermark
 from .errors import (
@@ -19,21 +17,17 @@ from .errors import (
     LoginRefused,
     MailboxUnusable,
     PasswordUnreadable,
-    ScanFailed,
     SessionLost,
 )
-from .gate import Gate, Ticket
+from .gate import Gate
 from .logs import Journal, printable
 from .mailbox import Mailbox
 from .responses import Kind, Line
+from .scanner import BackendLike, Scanner
 from .wake import Stop
 
 # A session that held this long counts as having worked.
 WORKED_SECONDS = 60.0
-SCAN_RETRY_INITIAL_SECONDS = 1.0
-SCAN_RETRY_MAX_SECONDS = 60.0
-# A backend that asks for more patience than this is asked again all the same.
-RETRY_AFTER_MAX_SECONDS = 3600.0
 AUTH_RETRY_MAX_SECONDS = 6 * 3600.0
 EXACT_ALWAYS = 2**31
 # Long enough to stand for ever, short enough for any clock.
@@ -87,12 +81,6 @@ class SessionLike(Protocol):
     def cut(self) -> None: ...
 
 
-class BackendLike(Protocol):
-    """What the worker uses of the backend: see `backend.Backend`."""
-
-    def scan(self, mailbox: Mailbox, reason: str) -> ScanResult: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Timing:
     """The intervals of the contract that a worker keeps, in seconds."""
@@ -114,6 +102,8 @@ class Surroundings:
     backend: BackendLike
     scans: Gate
     timing: Timing
+    clock: Callable[[], float]
+    """`time.monotonic`"""
 
 
 class IdleWorker(threading.Thread):
@@ -134,38 +124,45 @@ class IdleWorker(threading.Thread):
         super().__init__(name=f"idle-{mailbox.id}", daemon=True)
         self.mailbox = mailbox
         self.stop = stop
-        self.state = State.CONNECTING
-        self.debt = debt or Debt()
+        self.state = self._before_scan = State.CONNECTING
         self._shared = shared
         self._ended = ended
         self._journal = Journal(mailbox.name)
         self._watermark = Watermark()
         self._session: SessionLike | None = None
-        self._ticket: Ticket | None = None
+        self._scanner = Scanner(
+            mailbox,
+            debt or Debt(),
+            shared.backend,
+            shared.scans,
+            self._journal,
+            shared.clock,
+            stop,
+            self._scanning,
+        )
         self._attempt = 0
         self._refusals = 0
-        self._scan_failures = 0
-        self._scan_due = 0.0
-        timing = shared.timing
         self._opened_at = math.inf
         self._cut_short = 0
+        timing = shared.timing
         self._reconnects = Backoff(
             timing.reconnect_initial_seconds, timing.reconnect_max_seconds, random.random
-        )
-        self._scan_retries = Backoff(
-            SCAN_RETRY_INITIAL_SECONDS, SCAN_RETRY_MAX_SECONDS, random.random
         )
         self._login_retries = Backoff(
             timing.auth_retry_seconds, AUTH_RETRY_MAX_SECONDS, random.random, exact=EXACT_ALWAYS
         )
+
+    @property
+    def debt(self) -> Debt:
+        """What the mailbox owes; for the successor, once this thread has ended."""
+        return self._scanner.debt
 
     # From other threads
 
     def ask_to_stop(self) -> None:
         """Set the flag and wake what waits on no socket; the bell is the caller's to ring."""
         self.stop.announce()
-        if (ticket := self._ticket) is not None:
-            ticket.wake()
+        self._scanner.wake()
 
     def cut(self) -> None:
         """Free the thread if it hangs in its session."""
@@ -181,7 +178,7 @@ class IdleWorker(threading.Thread):
         except Interrupted:
             pass
         finally:
-            self._leave_line()
+            self._scanner.leave_line()
             self._change_state(State.STOPPED)
             self._ended(self)
 
@@ -200,7 +197,7 @@ class IdleWorker(threading.Thread):
         self._attempt += 1
         self._opened_at = math.inf
         try:
-            self._pay_debt(time.monotonic())
+            self._pay_at_once()
             self._change_state(State.CONNECTING)
             self._watch(self._connect())
         except (PasswordUnreadable, MailboxUnusable) as error:
@@ -230,7 +227,7 @@ class IdleWorker(threading.Thread):
         password = self._shared.open_password(mailbox.stored_password)
         self._session = session = self._shared.connect(mailbox, self.stop)
         session.open(password)
-        self._opened_at = time.monotonic()
+        self._opened_at = self._shared.clock()
         self._refusals = 0
         return session
 
@@ -259,28 +256,35 @@ class IdleWorker(threading.Thread):
         self._journal.info("the server has no IDLE: asking every %s", interval_text(interval))
         self._change_state(State.POLLING)
         while True:
-            self._pay_until(time.monotonic() + interval)
+            self._pay_for(interval)
             self._take_snapshot(session, POLL)
 
     def _idle_once(self, session: SessionLike) -> None:
         """One IDLE, to its renewal or to where the server ends it; INBOX is examined after it."""
         self._change_state(State.IDLING)
-        timing = self._shared.timing
-        interval = timing.idle_renew_seconds
-        began_at = time.monotonic()
-        renew_at = began_at + interval
-        while session.idling and time.monotonic() < renew_at:
-            self.stop.check()
-            self._pay_debt(min(renew_at, time.monotonic() + timing.idle_check_seconds))
-            self._hear(session.wait(self._longest_wait(renew_at)))
+        interval = self._shared.timing.idle_renew_seconds
+        began_at = self._shared.clock()
+        self._listen(session, began_at + interval)
         if session.idling:
             self._journal.info("idle renewing (%s threshold)", interval_text(interval))
             self._cut_short = 0
         else:
-            self._after_cut_short(time.monotonic() - began_at)
+            self._after_cut_short(self._shared.clock() - began_at)
         self._hear(session.end_idle())
-        self._pay_debt(time.monotonic())
+        self._pay_at_once()
         self._take_snapshot(session, CATCH_UP)
+
+    def _listen(self, session: SessionLike, until: float) -> None:
+        """Listen in IDLE and send what is owed, for as long as both may last."""
+        clock, longest = self._shared.clock, self._shared.timing.idle_check_seconds
+        try:
+            while session.idling and (now := clock()) < until:
+                self.stop.check()
+                turn = min(until, now + longest)
+                self._scanner.pay(turn)
+                self._hear(session.wait(max(0.0, self._scanner.next_try(turn) - clock())))
+        finally:
+            self._scanner.leave_line()
 
     def _after_cut_short(self, lasted_seconds: float) -> None:
         """The server ended IDLE by itself; one that keeps doing so is not asked in a rush."""
@@ -291,18 +295,11 @@ class IdleWorker(threading.Thread):
                 "the server ends IDLE at once, again and again: next IDLE in %s",
                 interval_text(interval),
             )
-            self._pay_until(time.monotonic() + interval)
+            self._pay_for(interval)
 
     def _take_snapshot(self, session: SessionLike, reason: str) -> None:
         if self._watermark.examined(session.examine()):
-            self._owe(reason)
-
-    def _longest_wait(self, until: float) -> float:
-        """How long an `idle_check` may wait: to ``until``, or to the next try of an owed scan."""
-        now = time.monotonic()
-        if self.debt.owed:
-            until = min(until, self._scan_due)
-        return max(0.0, min(until - now, self._shared.timing.idle_check_seconds))
+            self._scanner.owe(reason)
 
     def _hear(self, lines: list[Line]) -> None:
         """Take in what the server said."""
@@ -314,88 +311,49 @@ class IdleWorker(threading.Thread):
         kinds = {line.kind for line in lines}
         if Kind.EXISTS in kinds:
             self._journal.info("exists-event received (new mail)")
-            self._owe(EXISTS)
+            self._scanner.owe(EXISTS)
         elif Kind.UNREADABLE in kinds:
             self._journal.warning(
                 "the server said what cannot be understood, a scan is made in case it was mail: %s",
                 printable(ascii(lines[-1].text)),
             )
-            self._owe(CATCH_UP)
+            self._scanner.owe(CATCH_UP)
 
     # What is owed
 
-    def _owe(self, reason: str) -> None:
-        self.debt.owe(reason, time.monotonic())
+    def _pay_at_once(self) -> None:
+        """Send what is owed, if it is due and a place is free now."""
+        self._pay_for(0.0)
 
-    def _pay_until(self, until: float) -> None:
-        """Wait without a connection to listen on, and send what is owed when it is due."""
-        while (now := time.monotonic()) < until:
-            self._pay_debt(until)
-            wait = min(until, self._scan_due) - now if self.debt.owed else until - now
-            if self.stop.wait(wait):
-                raise Interrupted("stopping")
-
-    def _pay_debt(self, until: float) -> None:
-        """Send the scan request that is owed, if it is due and a place is free before ``until``."""
-        if not self.debt.owed or time.monotonic() < self._scan_due:
-            return
-        if self._ticket is None:
-            self._ticket = self._shared.scans.queue()
-        self.stop.check()
-        if self._ticket.wait(until - time.monotonic()):
-            try:
-                self._scan()
-            finally:
-                self._leave_line()
-
-    def _leave_line(self) -> None:
-        ticket, self._ticket = self._ticket, None
-        if ticket is not None:
-            ticket.leave()
-
-    def _scan(self) -> None:
-        self.stop.check()
-        before, begun = self.state, self.debt.begin()
-        self._change_state(State.SCANNING)
+    def _pay_for(self, seconds: float) -> None:
+        """Send what is owed when it is due; nothing else is to be done for ``seconds``."""
+        clock = self._shared.clock
+        until = clock() + seconds
         try:
-            result = self._shared.backend.scan(self.mailbox, self.debt.reason or CATCH_UP)
-        except ScanFailed as error:
-            self._scan_failed(error)
-        else:
-            self._scan_succeeded(result, begun)
+            while True:
+                self._scanner.pay(until)
+                if (now := clock()) >= until:
+                    return
+                if self.stop.wait(self._scanner.next_try(until) - now):
+                    raise Interrupted("stopping")
         finally:
-            self._change_state(before)
+            self._scanner.leave_line()
 
-    def _scan_succeeded(self, result: ScanResult, begun: int) -> None:
-        self.debt.pay(begun)
-        self._scan_failures, self._scan_due = 0, 0.0
-        scanned, blocked = ("?" if n is None else n for n in (result.scanned, result.blocked))
-        self._journal.info("scan-triggered → scanned=%s blocked=%s", scanned, blocked)
-        if result.remark:
-            self._journal.warning("%s", result.remark)
-
-    def _scan_failed(self, error: ScanFailed) -> None:
-        self._scan_failures += 1
-        wait = self._scan_retries.wait_seconds(self._scan_failures)
-        if error.retry_after_seconds is not None:
-            wait = min(max(wait, error.retry_after_seconds), RETRY_AFTER_MAX_SECONDS)
-        self._scan_due = time.monotonic() + wait
-        self._journal.warning(
-            "scan failed: %s; it is still owed, next try in %s",
-            printable(str(error)),
-            seconds_text(wait),
-        )
+    def _scanning(self, begins: bool) -> None:
+        if begins:
+            self._before_scan = self.state
+        self._change_state(State.SCANNING if begins else self._before_scan)
 
     # What follows the end of a session
 
     def _back_off(self, end: _End) -> None:
-        if time.monotonic() - self._opened_at >= WORKED_SECONDS:
+        if self._shared.clock() - self._opened_at >= WORKED_SECONDS:
             self._attempt = 1
         wait = self._reconnects.wait_seconds(self._attempt)
         self._journal.warning("%s", printable(end.text))
         self._journal.info("reconnecting in %s (attempt %d)", seconds_text(wait), self._attempt + 1)
         self._change_state(State.BACKING_OFF)
-        self._pay_until(time.monotonic() + wait)
+        self._pay_for(wait)
 
     def _park(self, end: _End) -> None:
         self._attempt = 0
@@ -406,7 +364,7 @@ class IdleWorker(threading.Thread):
             next_try += f", or in {interval_text(wait)}"
         self._journal.error("%s; parked: next try when %s", printable(end.text), next_try)
         self._change_state(State.PARKED)
-        self._pay_until(time.monotonic() + wait)
+        self._pay_for(wait)
 
     def _change_state(self, state: State) -> None:
         if state is not self.state:
