@@ -130,6 +130,8 @@ def _worker_factory(config: Config, backend: Backend) -> functools.partial[IdleW
             reconnect_initial_seconds=config.reconnect_initial_seconds,
             reconnect_max_seconds=config.reconnect_max_seconds,
             auth_retry_seconds=config.auth_retry_seconds,
+            imap_timeout_seconds=config.imap_timeout_seconds,
+            scan_timeout_seconds=config.scan_timeout_seconds,
         ),
     )
     return functools.partial(_make_worker, surroundings, Bells())

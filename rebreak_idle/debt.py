@@ -7,6 +7,7 @@ success of a request that began afterwards pays it. Pure: the clock's readings a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 # The `reason` of a scan request, the most telling first: of several debts the first is named.
 EXISTS = "exists"
@@ -44,6 +45,17 @@ class Debt:
             self.reason = None
 
 
+class Finding(Enum):
+    """What a snapshot tells beside what was announced."""
+
+    NOTHING = auto()
+    """No mail came but what was announced."""
+    UNANNOUNCED = auto()
+    """Mail came that was not announced."""
+    UNKNOWN = auto()
+    """Nothing is known: the first snapshot, new UIDs, or a server that does not tell."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """INBOX as EXAMINE shows it (RFC 9051, section 6.3.3); None is what the server did not say."""
@@ -76,12 +88,14 @@ class Watermark:
         """The server announced one EXPUNGE."""
         self._count = max(0, self._count - 1)
 
-    def examined(self, now: Snapshot) -> bool:
-        """Take the new snapshot; True when mail may have come that was not announced."""
+    def examined(self, now: Snapshot) -> Finding:
+        """Take the new snapshot; anything but `Finding.NOTHING` means that a scan is owed."""
         last, announced = self._last, self._announced
         self._last, self._count, self._announced = now, now.exists, 0
         if last is None or now.uidnext is None or last.uidnext is None:
-            return True
+            return Finding.UNKNOWN
         if now.uidvalidity is None or now.uidvalidity != last.uidvalidity:
-            return True
-        return now.uidnext != last.uidnext + announced
+            return Finding.UNKNOWN
+        if now.uidnext != last.uidnext + announced:
+            return Finding.UNANNOUNCED
+        return Finding.NOTHING

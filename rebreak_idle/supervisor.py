@@ -72,6 +72,7 @@ class Supervisor:
         self._read_at = time.monotonic()
         self._reading = self._read_again = self._stopping = False
         self._failures = 0
+        self._watch_at = 0.0
 
     def post(self, event: Callable[[], None]) -> None:
         """Have ``event`` called on the supervisor's thread. Any thread, any signal handler."""
@@ -93,6 +94,7 @@ class Supervisor:
                 self._start_reading()
             self._handle_next_event()
             self._requests.cut_overdue()
+            self._free_overdue_workers()
         return self._stop_workers()
 
     def _handle_next_event(self) -> None:
@@ -185,6 +187,17 @@ class Supervisor:
             self._start(mailbox)
         else:
             journal.error("the thread of %s died: started anew at the next refresh", mailbox.name)
+
+    def _free_overdue_workers(self) -> None:
+        """The last net: a thread that hangs in spite of every time-out gets its connection cut."""
+        if time.monotonic() < self._watch_at:
+            return
+        self._watch_at = time.monotonic() + WATCH_SECONDS
+        for worker in self._workers.values():
+            if worker.is_overdue():
+                name, state = worker.mailbox.name, worker.state.value
+                journal.error("%s makes no progress (%s): its connection is cut", name, state)
+                worker.cut()
 
     def _stop_workers(self) -> list[str]:
         workers = list(self._workers.values())

@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import NoReturn, Protocol
 
 from .backoff import Backoff, interval_text, seconds_text
-from .debt import CATCH_UP, EXISTS, POLL, Debt, Snapshot, Watermark
+from .debt import CATCH_UP, EXISTS, POLL, Debt, Finding, Snapshot, Watermark
 from .errors import (
     Interrupted,
     LoginRefused,
@@ -22,12 +22,16 @@ from .errors import (
 from .gate import Gate
 from .logs import Journal, printable
 from .mailbox import Mailbox
+from .renewal import Renewal
 from .responses import Kind, Line
 from .scanner import BackendLike, Scanner
 from .wake import Stop
 
 # A session that held this long counts as having worked.
 WORKED_SECONDS = 60.0
+# From connect to EXAMINE no server is asked for more answers than this, each with its time-out.
+COMMANDS_IN_A_ROW = 12
+PROGRESS_SLACK_SECONDS = 60.0
 AUTH_RETRY_MAX_SECONDS = 6 * 3600.0
 EXACT_ALWAYS = 2**31
 # Long enough to stand for ever, short enough for any clock.
@@ -91,6 +95,8 @@ class Timing:
     reconnect_initial_seconds: float
     reconnect_max_seconds: float
     auth_retry_seconds: float
+    imap_timeout_seconds: float
+    scan_timeout_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +150,8 @@ class IdleWorker(threading.Thread):
         self._refusals = 0
         self._opened_at = math.inf
         self._cut_short = 0
+        self._progress_by = math.inf
+        self._renewal = Renewal(shared.timing.idle_renew_seconds)
         timing = shared.timing
         self._reconnects = Backoff(
             timing.reconnect_initial_seconds, timing.reconnect_max_seconds, random.random
@@ -168,6 +176,13 @@ class IdleWorker(threading.Thread):
         """Free the thread if it hangs in its session."""
         if (session := self._session) is not None:
             session.cut()
+
+    def is_overdue(self) -> bool:
+        """Whether the thread should long have made its next step; asked again, from then on."""
+        if self._shared.clock() < self._progress_by:
+            return False
+        self._expect_progress(0.0)
+        return True
 
     # On its own thread
 
@@ -226,6 +241,7 @@ class IdleWorker(threading.Thread):
             raise MailboxUnusable(f"the row cannot be used: {mailbox.problem}")
         password = self._shared.open_password(mailbox.stored_password)
         self._session = session = self._shared.connect(mailbox, self.stop)
+        self._expect_progress(COMMANDS_IN_A_ROW * self._shared.timing.imap_timeout_seconds)
         session.open(password)
         self._opened_at = self._shared.clock()
         self._refusals = 0
@@ -262,17 +278,23 @@ class IdleWorker(threading.Thread):
     def _idle_once(self, session: SessionLike) -> None:
         """One IDLE, to its renewal or to where the server ends it; INBOX is examined after it."""
         self._change_state(State.IDLING)
-        interval = self._shared.timing.idle_renew_seconds
+        interval = self._renewal.interval_seconds
         began_at = self._shared.clock()
         self._listen(session, began_at + interval)
-        if session.idling:
+        if renewed := session.idling:
             self._journal.info("idle renewing (%s threshold)", interval_text(interval))
             self._cut_short = 0
         else:
             self._after_cut_short(self._shared.clock() - began_at)
+        self._expect_progress(COMMANDS_IN_A_ROW * self._shared.timing.imap_timeout_seconds)
         self._hear(session.end_idle())
         self._pay_at_once()
-        self._take_snapshot(session, CATCH_UP)
+        if self._take_snapshot(session, CATCH_UP) is Finding.UNANNOUNCED and renewed:
+            self._renewal.unannounced()
+            self._journal.warning(
+                "the server did not announce mail that came: idle is now renewed every %s",
+                interval_text(self._renewal.interval_seconds),
+            )
 
     def _listen(self, session: SessionLike, until: float) -> None:
         """Listen in IDLE and send what is owed, for as long as both may last."""
@@ -281,6 +303,7 @@ class IdleWorker(threading.Thread):
             while session.idling and (now := clock()) < until:
                 self.stop.check()
                 turn = min(until, now + longest)
+                self._expect_progress(longest)
                 self._scanner.pay(turn)
                 self._hear(session.wait(max(0.0, self._scanner.next_try(turn) - clock())))
         finally:
@@ -297,9 +320,11 @@ class IdleWorker(threading.Thread):
             )
             self._pay_for(interval)
 
-    def _take_snapshot(self, session: SessionLike, reason: str) -> None:
-        if self._watermark.examined(session.examine()):
+    def _take_snapshot(self, session: SessionLike, reason: str) -> Finding:
+        finding = self._watermark.examined(session.examine())
+        if finding is not Finding.NOTHING:
             self._scanner.owe(reason)
+        return finding
 
     def _hear(self, lines: list[Line]) -> None:
         """Take in what the server said."""
@@ -312,6 +337,11 @@ class IdleWorker(threading.Thread):
         if Kind.EXISTS in kinds:
             self._journal.info("exists-event received (new mail)")
             self._scanner.owe(EXISTS)
+            if self._renewal.announced():
+                self._journal.info(
+                    "the server announces mail again: idle is renewed every %s as usual",
+                    interval_text(self._renewal.interval_seconds),
+                )
         elif Kind.UNREADABLE in kinds:
             self._journal.warning(
                 "the server said what cannot be understood, a scan is made in case it was mail: %s",
@@ -329,6 +359,7 @@ class IdleWorker(threading.Thread):
         """Send what is owed when it is due; nothing else is to be done for ``seconds``."""
         clock = self._shared.clock
         until = clock() + seconds
+        self._expect_progress(seconds)
         try:
             while True:
                 self._scanner.pay(until)
@@ -365,6 +396,11 @@ class IdleWorker(threading.Thread):
         self._journal.error("%s; parked: next try when %s", printable(end.text), next_try)
         self._change_state(State.PARKED)
         self._pay_for(wait)
+
+    def _expect_progress(self, seconds: float) -> None:
+        """The next step comes within ``seconds``, or a scan's length more, if all is well."""
+        slack = self._shared.timing.scan_timeout_seconds + PROGRESS_SLACK_SECONDS
+        self._progress_by = self._shared.clock() + seconds + slack
 
     def _change_state(self, state: State) -> None:
         if state is not self.state:
