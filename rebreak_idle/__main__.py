@@ -19,6 +19,7 @@ from .config import Config, environment, load
 from .debt import Debt
 from .errors import ConfigError
 from .gate import Gate
+from .hosts import Hosts
 from .imap import Connector, tls_context
 from .logs import database_journal as journal
 from .mailbox import Mailbox
@@ -122,6 +123,7 @@ def _worker_factory(config: Config, backend: Backend) -> functools.partial[IdleW
         open_password=Vault(config.encryption_key, config.encryption_layout).open,
         backend=backend,
         scans=Gate(config.scan_concurrency),
+        hosts=Hosts(config.host_connects_at_once, config.host_logins_per_second, time.monotonic),
         clock=time.monotonic,
         timing=Timing(
             idle_renew_seconds=config.idle_renew_seconds,

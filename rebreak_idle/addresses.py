@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from .errors import SessionLost
 
 Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
 
-# IPv4 addresses inside IPv6 ones: NAT64's well-known and local prefixes (RFC 6052, section 2.1;
-# RFC 8215). ipaddress knows the IPv4-mapped, 6to4 and Teredo forms itself.
-NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+# NAT64's well-known prefix (RFC 6052, section 2.1) holds an IPv4 address; ipaddress knows the
+# IPv4-mapped, 6to4 and Teredo forms itself.
+NAT64 = IPv6Network("64:ff9b::/96")
+# What some versions of ipaddress call global: IETF protocol assignments (RFC 6890), the local
+# NAT64 prefix and the site-local addresses of old (RFC 3879).
+NOT_PUBLIC = (
+    IPv4Network("192.0.0.0/24"),
+    IPv6Network("64:ff9b:1::/48"),
+    IPv6Network("fec0::/10"),
+)
 
 
 class AddressRefused(SessionLost):
@@ -45,6 +52,8 @@ def is_public(text: str) -> bool:
     address = ip_address(text.partition("%")[0])
     if isinstance(address, IPv6Address) and (inner := _embedded(address)) is not None:
         return is_public(str(inner))
+    if any(address in network for network in NOT_PUBLIC):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
@@ -52,6 +61,6 @@ def _embedded(address: IPv6Address) -> IPv4Address | None:
     """The IPv4 address inside an IPv6 one, where there is one."""
     if address.teredo is not None:
         return address.teredo[1]
-    if address in NAT64[0]:
+    if address in NAT64:
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour

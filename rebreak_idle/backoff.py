@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,22 +25,23 @@ class Backoff:
     def wait_seconds(self, failures: int) -> float:
         """The wait after ``failures`` failures in a row (1 or more), never above the maximum.
 
-        Whole seconds from one second on, so that a line in the log names the wait exactly.
+        Jitter leaves whole seconds where it can, so that the log names the wait exactly.
         """
         doublings = min(failures - 1, 64)
         wait = min(self.initial_seconds * 2.0**doublings, self.max_seconds)
-        if failures > self.exact:
-            wait -= wait * JITTER * self.random()
-        return float(round(wait)) if wait >= 1 else wait
+        if failures <= self.exact:
+            return wait
+        jittered = wait * (1 - JITTER * self.random())
+        return min(wait, float(math.ceil(jittered))) if wait >= 1 else jittered
 
 
 def seconds_text(seconds: float) -> str:
-    """Seconds as the log shows them: ``5s``, ``0.5s``."""
-    return f"{seconds:.1g}s" if seconds < 1 else f"{round(seconds)}s"
+    """Seconds as the log shows them: ``5s``, ``2.5s``, ``0.3s``."""
+    return f"{seconds:.1g}s" if seconds < 1 else f"{round(seconds, 1):.10g}s"
 
 
 def interval_text(seconds: float) -> str:
     """An interval as the log shows it: whole minutes where it is that, else seconds."""
     if seconds % 60 == 0:
         return f"{int(seconds // 60)}min"
-    return f"{seconds:g}s"
+    return f"{seconds:.10g}s"

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -24,6 +25,8 @@ STAGING_BACKEND_URL = "http://127.0.0.1:3016"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 KEY_ENCODINGS = ("utf8", "hex", "base64", "sha256")
 MINIMUM_KEY_CHARACTERS = 32
+# OpenSSL reads these from the process environment itself.
+OPENSSL_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 # threading.TIMEOUT_MAX is lower still on some platforms; no wait of the daemon needs a year.
 LONGEST_SECONDS = 366 * 86400.0
 
@@ -58,19 +61,24 @@ class Config:
 def environment(directory: Path) -> dict[str, str]:
     """The process environment, completed from ``.env`` in ``directory`` where it is silent.
 
-    As in Node's dotenv, ``$`` in a value is an ordinary character.
+    As in Node's dotenv, ``$`` in a value is an ordinary character. SSL_CERT_FILE and SSL_CERT_DIR
+    are put into the process environment, where OpenSSL looks for them.
 
     Raises:
         ConfigError: ``.env`` is there and cannot be read.
     """
     path = directory / ".env"
     try:
-        found = dotenv_values(path, interpolate=False) if path.is_file() else {}
+        text = path.read_text("utf-8") if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            [f".env cannot be read ({error.__class__.__name__}): mend it or remove it"]
-        ) from None
-    return {**{k: v for k, v in found.items() if v is not None}, **os.environ}
+        problem = f".env cannot be read ({error.__class__.__name__}): mend it or remove it"
+        raise ConfigError([problem]) from None
+    found = dotenv_values(stream=StringIO(text), interpolate=False)
+    values = {name: value for name, value in found.items() if value is not None}
+    for name in OPENSSL_VARIABLES:
+        if name in values:
+            os.environ.setdefault(name, values[name])
+    return {**values, **os.environ}
 
 
 def load(values: Mapping[str, str]) -> Config:
@@ -130,7 +138,10 @@ class _Reader:
             if text is None:
                 raise ValueError("is missing: it is required")
             if not text.strip():
-                raise ValueError("is empty: give it a value, or remove it to use the default")
+                remedy = "" if default is None else ", or remove it to use the default"
+                raise ValueError(f"is empty: give it a value{remedy}")
+            if not _is_utf8(text):
+                raise ValueError("is not UTF-8: give it in UTF-8")
             return parse(text)
         except ValueError as error:
             self.problems.append(f"{name} {error}")
@@ -141,6 +152,11 @@ class _Reader:
 
     def seconds(self, name: str, default: str) -> float:
         return self.parsed(name, default, _seconds)
+
+
+def _is_utf8(text: str) -> bool:
+    """Bytes of the environment that are no UTF-8 arrive as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _positive_number(text: str) -> float:
@@ -191,7 +207,7 @@ def _http_url(text: str) -> str:
         usable = False
     if not usable or not url.isprintable() or " " in url:
         raise ValueError(f"is not an http or https URL: {advice}")
-    if parts.query or parts.fragment or parts.username is not None:
+    if "?" in url or "#" in url or parts.username is not None:
         raise ValueError(f"carries more than scheme, host, port and path: {advice}")
     return url
 

@@ -1,7 +1,7 @@
 """Whether a mailbox owes a scan, since when, and what pays it.
 
 A scan is owed from the moment mail may have arrived that no successful scan covers. Only the
-success of a request that began afterwards pays it. Pure: the clock's readings are passed in.
+success of a request that began afterwards pays it. Pure.
 """
 
 from __future__ import annotations
@@ -18,31 +18,36 @@ REASONS = (EXISTS, POLL, CATCH_UP)
 
 @dataclass(slots=True)
 class Debt:
-    """What one mailbox owes."""
+    """What one mailbox owes: before the request under way began, and since."""
 
-    reason: str | None = None
-    since_seconds: float = 0.0
-    _arisen: int = 0
+    _before: str | None = None
+    _since: str | None = None
 
     @property
     def owed(self) -> bool:
         return self.reason is not None
 
-    def owe(self, reason: str, now_seconds: float) -> None:
+    @property
+    def reason(self) -> str | None:
+        """The most telling reason of all that is owed, None where nothing is."""
+        return _first(self._before, self._since)
+
+    def owe(self, reason: str) -> None:
         """Mail may have arrived by now."""
-        if self.reason is None:
-            self.since_seconds = now_seconds
-        self.reason = min(self.reason or reason, reason, key=REASONS.index)
-        self._arisen += 1
+        self._since = _first(self._since, reason)
 
-    def begin(self) -> int:
-        """A scan request begins now; returns what to hand to `pay` when it succeeded."""
-        return self._arisen
+    def begin(self) -> str:
+        """A scan request begins now; the reason that it gives."""
+        self._before, self._since = self.reason, None
+        return self._before or CATCH_UP
 
-    def pay(self, begun: int) -> None:
-        """The request that began at ``begun`` succeeded: pays all but what arose since."""
-        if begun == self._arisen:
-            self.reason = None
+    def pay(self) -> None:
+        """The request that began last succeeded: pays all but what arose since."""
+        self._before = None
+
+
+def _first(*reasons: str | None) -> str | None:
+    return min((reason for reason in reasons if reason), key=REASONS.index, default=None)
 
 
 class Finding(Enum):

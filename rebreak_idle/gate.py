@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 
+# The longest that a lock can be waited for is less than infinity.
+LONGEST_WAIT_SECONDS = 86400.0
+
 
 class Gate:
     """Lets ``places`` through at once. Any thread may call."""
@@ -56,7 +59,7 @@ class Ticket:
 
     def wait(self, seconds: float) -> bool:
         """Wait for the place, at most ``seconds``; True when it is there. The ticket stays good."""
-        self._woken.wait(max(0.0, seconds))
+        self._woken.wait(min(max(0.0, seconds), LONGEST_WAIT_SECONDS))
         return self.granted
 
     def leave(self) -> None:

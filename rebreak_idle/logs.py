@@ -13,6 +13,7 @@ SHOWN_CHARACTERS = 300
 
 log = logging.getLogger("rebreak_idle")
 log.propagate = False
+log.addHandler(logging.NullHandler())  # silent until `set_up`
 DATABASE_PREFIX = "idle/db"
 
 

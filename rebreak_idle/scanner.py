@@ -8,7 +8,7 @@ from typing import Protocol
 
 from .backend import ScanResult
 from .backoff import Backoff, seconds_text
-from .debt import CATCH_UP, Debt
+from .debt import Debt
 from .errors import ScanFailed
 from .gate import Gate, Ticket
 from .logs import Journal, printable
@@ -59,7 +59,7 @@ class Scanner:
 
     def owe(self, reason: str) -> None:
         """Mail may have arrived."""
-        self.debt.owe(reason, self._clock())
+        self.debt.owe(reason)
 
     def next_try(self, until: float) -> float:
         """When `pay` has something to do, ``until`` at the latest."""
@@ -95,19 +95,19 @@ class Scanner:
             ticket.wake()
 
     def _scan(self) -> None:
-        begun = self.debt.begin()
+        reason = self.debt.begin()
         self._scanning(True)
         try:
-            result = self._backend.scan(self._mailbox, self.debt.reason or CATCH_UP)
+            result = self._backend.scan(self._mailbox, reason)
         except ScanFailed as error:
             self._failed(error)
         else:
-            self._succeeded(result, begun)
+            self._succeeded(result)
         finally:
             self._scanning(False)
 
-    def _succeeded(self, result: ScanResult, begun: int) -> None:
-        self.debt.pay(begun)
+    def _succeeded(self, result: ScanResult) -> None:
+        self.debt.pay()
         self._failures, self._not_before = 0, 0.0
         scanned, blocked = ("?" if n is None else n for n in (result.scanned, result.blocked))
         self._journal.info("scan-triggered → scanned=%s blocked=%s", scanned, blocked)
@@ -121,7 +121,7 @@ class Scanner:
             wait = min(max(wait, error.retry_after_seconds), RETRY_AFTER_MAX_SECONDS)
         self._not_before = self._clock() + wait
         self._journal.warning(
-            "scan failed: %s; it is still owed, next try in %s",
+            "scan failed: %s — it is still owed, next try in %s",
             printable(str(error)),
             seconds_text(wait),
         )

@@ -6,17 +6,20 @@ transaction-mode pooler (PgBouncer, Supavisor) serves as well as PostgreSQL itse
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import unquote
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Conninfo, ExecStatus
+from psycopg.pq.abc import PGresult
 
 from .errors import DatabaseError
 from .mailbox import Mailbox
@@ -52,6 +55,10 @@ class Database:
     schema: str = ""
 
 
+EXAMPLE = "give postgresql://user:password@host:port/database"
+ENCODE = "percent-encode the special characters of the password"
+
+
 def parse_database_url(text: str) -> Database:
     """``DATABASE_URL`` without what only Prisma understands.
 
@@ -59,39 +66,52 @@ def parse_database_url(text: str) -> Database:
         ValueError: it is no PostgreSQL connection string; the text says why, without the value.
     """
     text, schema = text.strip(), ""
-    if "://" in text:
+    if not text.isprintable():
+        raise ValueError(f"has line breaks or other control characters: {EXAMPLE}")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         text, schema = _without_prisma(text)
     try:
         conninfo_to_dict(text)
-    except psycopg.Error as error:
-        raise ValueError(
-            f"is no PostgreSQL connection string{_parameter_at_fault(error)}: "
-            "give postgresql://user:password@host:port/database"
-        ) from None
+    except (psycopg.Error, UnicodeError):
+        raise ValueError(f"is no PostgreSQL connection string: {EXAMPLE}") from None
     return Database(text, schema)
 
 
 def _without_prisma(url: str) -> tuple[str, str]:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ValueError(
-            "is no URL: give postgresql://user:password@host:port/database, with special "
-            "characters of the password percent-encoded"
-        ) from None
-    if parts.scheme not in ("postgres", "postgresql"):
+    """The URL as it was but for Prisma's parameters, and the schema that one of them names."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in ("postgres", "postgresql"):
         raise ValueError("must begin with postgresql:// or postgres://")
-    parameters = parse_qsl(parts.query, keep_blank_values=True)
-    kept = [(k, v) for k, v in parameters if k not in PRISMA_PARAMETERS]
-    query = "?" + urlencode(kept, quote_via=quote) if kept else ""
-    schema = dict(parameters).get("schema", "")
-    return f"{parts.scheme}://{parts.netloc}{parts.path}{query}", schema
+    place, _, query = rest.partition("?")
+    _check_place(place)
+    parameters = [item for item in query.split("&") if item]
+    _check_parameters(parameters)
+    kept = [item for item in parameters if item.partition("=")[0] not in PRISMA_PARAMETERS]
+    named = dict(item.split("=", 1) for item in parameters)
+    base = f"{scheme}://{place}"
+    return (f"{base}?{'&'.join(kept)}" if kept else base), unquote(named.get("schema", ""))
 
 
-def _parameter_at_fault(error: psycopg.Error) -> str:
-    """The unknown parameter's name, where that is what libpq complains of; nothing else is safe."""
-    _, found, after = str(error).partition('invalid URI query parameter: "')
-    return f" (unknown parameter {after.split(chr(34))[0]!a})" if found else ""
+def _check_place(place: str) -> None:
+    """An unencoded character in the password would make its rest part of the host or port."""
+    authority = place.partition("/")[0]
+    hosts = authority.rpartition("@")[2].split(",")
+    ports = [re.sub(r"^(\[[^]]*\]|[^:]*)", "", host) for host in hosts]
+    if "#" in place or authority.count("@") > 1:
+        raise ValueError(f"is ambiguous: {ENCODE}")
+    if not all(re.fullmatch(r"(:[0-9]*)?", port) for port in ports):
+        raise ValueError(f"has a port that is not a number: {EXAMPLE}, and {ENCODE}")
+
+
+def _check_parameters(parameters: list[str]) -> None:
+    known = PRISMA_PARAMETERS | {option.keyword.decode() for option in Conninfo.get_defaults()}
+    for name, equals, _ in (item.partition("=") for item in parameters):
+        if not equals or not re.fullmatch(r"[A-Za-z_]{1,40}", name):
+            raise ValueError(f"has a parameter that is not name=value: {EXAMPLE}, and {ENCODE}")
+        if name not in known and name not in ("ssl",):  # libpq takes ssl=true as sslmode=require
+            raise ValueError(
+                f"has the unknown parameter {name!r}: remove it, or give one that libpq knows"
+            )
 
 
 class ConnectionStore:
@@ -111,21 +131,28 @@ class ConnectionStore:
         """
         try:
             columns, rows = self._fetch()
-        except psycopg.Error as error:
+        except (psycopg.Error, UnicodeError) as error:
             raise DatabaseError(_explain(error)) from error
         names = _column_names(columns)
         return _unique([_mailbox(dict(zip(names, row, strict=True))) for row in rows])
 
-    def _fetch(self) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def _fetch(self) -> tuple[list[str], list[Row]]:
+        """Columns and rows of the query, all as text: no value of a column that means nothing
+        here can be one that Python has no type for.
+        """
         with self._transaction() as connection:
             if self._database.schema:
                 schema = sql.Identifier(self._database.schema)
                 connection.execute(sql.SQL("SET LOCAL search_path TO {}").format(schema))
             connection.execute(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'")
-            cursor = connection.execute(self._query.encode())
-            if cursor.description is None:
+            # Not connection.execute: the simple protocol that it uses would take several
+            # statements, a COMMIT of the read-only transaction among them.
+            result = connection.pgconn.exec_params(self._query.encode(), None)
+            if result.status == ExecStatus.FATAL_ERROR:
+                raise psycopg.errors.error_from_result(result, "utf-8")
+            if result.status != ExecStatus.TUPLES_OK:
                 raise DatabaseError("MAIL_CONNECTIONS_QUERY returns no rows: it must be a SELECT")
-            return [column.name for column in cursor.description], cursor.fetchall()
+            return _texts(result)
 
     @contextmanager
     def _transaction(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
@@ -146,11 +173,27 @@ class ConnectionStore:
         defaults = {
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "application_name": "rebreak_idle",
+            "client_encoding": "UTF8",
             "tcp_user_timeout": STATEMENT_TIMEOUT_SECONDS * 1000,
         }
         given = conninfo_to_dict(self._database.conninfo)
         options = {name: value for name, value in defaults.items() if name not in given}
         return {**options, "prepare_threshold": None}
+
+
+Row = tuple[str | None, ...]
+
+
+def _texts(result: PGresult) -> tuple[list[str], list[Row]]:
+    def text(value: bytes | None) -> str | None:
+        return None if value is None else value.decode("utf-8", "replace")
+
+    columns = range(result.nfields)
+    rows = [
+        tuple(text(result.get_value(row, column)) for column in columns)
+        for row in range(result.ntuples)
+    ]
+    return [text(result.fname(column)) or "" for column in columns], rows
 
 
 def _shut(connection: psycopg.Connection[Any]) -> None:
@@ -159,14 +202,14 @@ def _shut(connection: psycopg.Connection[Any]) -> None:
         duplicate.shutdown(socket.SHUT_RDWR)
 
 
-def _explain(error: psycopg.Error) -> str:
+def _explain(error: Exception) -> str:
     """One sentence for the log: what PostgreSQL said, and what to do about it."""
     said = " ".join(str(error).split()) or error.__class__.__name__
     match error:
         case psycopg.errors.UndefinedTable():
             remedy = "create the table, or set MAIL_CONNECTIONS_QUERY (or schema=) to the right one"
         case psycopg.errors.UndefinedColumn() | psycopg.errors.SyntaxError():
-            remedy = "set MAIL_CONNECTIONS_QUERY to a query that fits the table"
+            remedy = "set MAIL_CONNECTIONS_QUERY, it must be a SELECT that fits the table"
         case psycopg.errors.InsufficientPrivilege():
             remedy = "grant SELECT on the table to the user of DATABASE_URL"
         case psycopg.errors.ReadOnlySqlTransaction():
@@ -218,7 +261,7 @@ def _unique(mailboxes: list[Mailbox]) -> list[Mailbox]:
     return list(found.values())
 
 
-def _mailbox(row: Mapping[str, Any]) -> Mailbox:
+def _mailbox(row: Mapping[str, str | None]) -> Mailbox:
     port, port_problem = _port(row.get("imap_port"))
     security = _text(row.get("imap_security")).lower()
     email = _text(row["email"])
@@ -235,20 +278,20 @@ def _mailbox(row: Mapping[str, Any]) -> Mailbox:
     )
 
 
-def _text(value: object) -> str:
-    return "" if value is None else str(value).strip()
+def _text(value: str | None) -> str:
+    return (value or "").strip()
 
 
-def _row_problem(row: Mapping[str, Any]) -> str:
+def _row_problem(row: Mapping[str, str | None]) -> str:
     empty = [name for name in REQUIRED_COLUMNS if not _text(row[name])]
     return f"{', '.join(empty)} is NULL or empty" if empty else ""
 
 
-def _port(value: object) -> tuple[int, str]:
+def _port(value: str | None) -> tuple[int, str]:
     text = _text(value)
     if not text:
         return IMAPS_PORT, ""
-    if text.isascii() and text.isdigit() and 0 < int(text) < 65536:
+    if re.fullmatch(r"[0-9]{1,5}", text) and 0 < int(text) < 65536:
         return int(text), ""
     return IMAPS_PORT, f"imap_port is {text[:20]!a}, not a port number"
 

@@ -78,6 +78,11 @@ class Supervisor:
         """Have ``event`` called on the supervisor's thread. Any thread, any signal handler."""
         self._events.put(event)
 
+    def handle_posted(self) -> None:
+        """Call what was posted so far, without waiting."""
+        while not self._events.empty():
+            self._events.get()()
+
     def refresh(self) -> None:
         """Read the rows now; when a reading is under way, once more after it."""
         self._read_again = self._reading
@@ -92,12 +97,12 @@ class Supervisor:
         while not self._stopping:
             if not self._reading and time.monotonic() >= self._read_at:
                 self._start_reading()
-            self._handle_next_event()
+            self._wait_for_event()
             self._requests.cut_overdue()
             self._free_overdue_workers()
         return self._stop_workers()
 
-    def _handle_next_event(self) -> None:
+    def _wait_for_event(self) -> None:
         wait = WATCH_SECONDS
         if not self._reading:
             wait = min(wait, self._read_at - time.monotonic())
@@ -106,6 +111,7 @@ class Supervisor:
         except queue.Empty:
             return
         event()
+        self.handle_posted()
 
     # Reading
 
@@ -119,15 +125,16 @@ class Supervisor:
             rows = self._read_rows()
         except DatabaseError as error:
             text = str(error)
-            self.post(lambda: self._failed(text))
+            self.post(lambda: self.not_read(text))
         except Exception as error:  # noqa: BLE001  # whatever it is, the sessions go on
             journal.exception("unexpected error while reading the mail connections:")
             name = error.__class__.__name__
-            self.post(lambda: self._failed(f"unexpected error {name}"))
+            self.post(lambda: self.not_read(f"unexpected error {name}"))
         else:
-            self.post(lambda: self._refreshed(rows))
+            self.post(lambda: self.refreshed(rows))
 
-    def _refreshed(self, rows: list[Mailbox]) -> None:
+    def refreshed(self, rows: list[Mailbox]) -> None:
+        """The rows were read: these are the mailboxes to watch."""
         self._failures = 0
         self._read_over(self._interval)
         self._wanted = {mailbox.id: mailbox for mailbox in rows}
@@ -135,7 +142,8 @@ class Supervisor:
         sessions = sum(id_ in self._wanted for id_ in self._workers)
         journal.info("refreshed — %d active connections, %d sessions", len(rows), sessions)
 
-    def _failed(self, text: str) -> None:
+    def not_read(self, text: str) -> None:
+        """The rows could not be read: nothing is closed, and they are read again sooner."""
         self._failures += 1
         wait = self._retries.wait_seconds(self._failures)
         self._read_over(wait)

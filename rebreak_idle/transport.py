@@ -153,8 +153,8 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
     def _note(self, raw: bytes) -> bytes:
         """Keep what a log line may want to quote."""
         self.hearing.last = raw or self.hearing.last
-        if raw[:5].upper() == b"* BYE":
-            self.hearing.bye = raw[5:].decode("utf-8", "replace").strip() or "without a reason"
+        if raw.startswith(b"*") and (line := read_line(raw.rstrip(b"\r\n"))).kind is Kind.BYE:
+            self.hearing.bye = line.text.decode("utf-8", "replace").strip() or "without a reason"
         return raw
 
     def _is_awaited(self, raw: bytes) -> bool:

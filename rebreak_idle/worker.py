@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NoReturn, Protocol
@@ -19,7 +20,8 @@ from .errors import (
     PasswordUnreadable,
     SessionLost,
 )
-from .gate import Gate
+from .gate import Gate, Ticket
+from .hosts import Hosts
 from .logs import Journal, printable
 from .mailbox import Mailbox
 from .renewal import Renewal
@@ -107,6 +109,7 @@ class Surroundings:
     open_password: Callable[[str], str]
     backend: BackendLike
     scans: Gate
+    hosts: Hosts
     timing: Timing
     clock: Callable[[], float]
     """`time.monotonic`"""
@@ -136,6 +139,7 @@ class IdleWorker(threading.Thread):
         self._journal = Journal(mailbox.name)
         self._watermark = Watermark()
         self._session: SessionLike | None = None
+        self._host_ticket: Ticket | None = None
         self._scanner = Scanner(
             mailbox,
             debt or Debt(),
@@ -171,6 +175,8 @@ class IdleWorker(threading.Thread):
         """Set the flag and wake what waits on no socket; the bell is the caller's to ring."""
         self.stop.announce()
         self._scanner.wake()
+        if (ticket := self._host_ticket) is not None:
+            ticket.wake()
 
     def cut(self) -> None:
         """Free the thread if it hangs in its session."""
@@ -240,12 +246,30 @@ class IdleWorker(threading.Thread):
         if mailbox.problem:
             raise MailboxUnusable(f"the row cannot be used: {mailbox.problem}")
         password = self._shared.open_password(mailbox.stored_password)
-        self._session = session = self._shared.connect(mailbox, self.stop)
-        self._expect_progress(COMMANDS_IN_A_ROW * self._shared.timing.imap_timeout_seconds)
-        session.open(password)
+        with self._admitted():
+            self._session = session = self._shared.connect(mailbox, self.stop)
+            self._expect_progress(COMMANDS_IN_A_ROW * self._shared.timing.imap_timeout_seconds)
+            session.open(password)
         self._opened_at = self._shared.clock()
         self._refusals = 0
         return session
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        """A place at the host, and then a turn to log in; what is owed is paid meanwhile."""
+        host = self._shared.hosts.at(self.mailbox.host, self.mailbox.port)
+        self._host_ticket = ticket = host.connects.queue()
+        try:
+            while not ticket.wait(
+                max(1.0, self._scanner.next_try(math.inf) - self._shared.clock())
+            ):
+                self.stop.check()
+                self._pay_at_once()
+            self._pay_for(host.logins.take())
+            yield
+        finally:
+            self._host_ticket = None
+            ticket.leave()
 
     def _close(self) -> None:
         """Leave the session; what it had still heard counts."""
@@ -393,7 +417,7 @@ class IdleWorker(threading.Thread):
             self._refusals += 1
             wait = self._login_retries.wait_seconds(self._refusals)
             next_try += f", or in {interval_text(wait)}"
-        self._journal.error("%s; parked: next try when %s", printable(end.text), next_try)
+        self._journal.error("%s — parked: next try when %s", printable(end.text), next_try)
         self._change_state(State.PARKED)
         self._pay_for(wait)
 

@@ -719,7 +719,8 @@ class Pymap(Server):
 
 async def serve_pymap(port: int, tls: ssl.SSLContext, users: Mapping[str, str]) -> None:
     """Serve pymap's memory backend with these users until the process is ended."""
-    from proxyprotocol.reader import ProxyProtocolReader
+    from proxyprotocol.result import ProxyResultUnknown
+    from proxyprotocol.sock import SocketInfo
     from pymap.backend.dict import DictBackend, Identity
     from pymap.imap import IMAPServer
     from pymap.user import UserMetadata
@@ -731,10 +732,15 @@ async def serve_pymap(port: int, tls: ssl.SSLContext, users: Mapping[str, str]) 
     for name, password in users.items():
         identity = Identity(name, backend.login, None, frozenset())
         await identity.set(UserMetadata(config, name, password=password))
-    handler = ProxyProtocolReader(config.proxy_protocol).get_callback(
-        IMAPServer(backend.login, config)
-    )
-    server = await asyncio.start_server(handler, "127.0.0.1", port, ssl=tls)
+    imap_server = IMAPServer(backend.login, config)
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Not by way of ProxyProtocolReader: nothing refers to the task that it makes, and on
+        # Python 3.13 such a task is collected as garbage, and the connection with it.
+        peer = SocketInfo.get(writer, ProxyResultUnknown(), unique_id=uuid.uuid4().bytes)
+        await imap_server(reader, writer, peer)
+
+    server = await asyncio.start_server(handle, "127.0.0.1", port, ssl=tls)
     await server.serve_forever()
 
 

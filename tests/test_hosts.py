@@ -1,0 +1,95 @@
+"""The limits at one host: attempts at once, and the rate of logins."""
+
+from itertools import pairwise
+
+from conftest import Run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recording_backend import RecordingBackend
+from rig import stored
+from scripted_imap import Connection, Mailbox, ScriptedImap
+from servers import Certificates, Database
+
+from rebreak_idle.hosts import Hosts, Rate
+
+
+def test_a_burst_of_twice_the_rate_is_let_through() -> None:
+    """Forty logins at twenty a second go at once; the next ones come one by one."""
+    rate = Rate(20, lambda: 100.0)
+    assert [rate.take() for _ in range(40)] == [0.0] * 40
+    assert [round(rate.take(), 6) for _ in range(3)] == [0.05, 0.1, 0.15]
+
+
+@given(
+    st.floats(0.1, 1000),
+    st.lists(st.floats(0, 10), min_size=1, max_size=200),
+)
+@settings(deadline=None)
+def test_the_lasting_rate_is_never_exceeded(per_second: float, pauses: list[float]) -> None:
+    """In any stretch of time there are no more turns than the rate allows, and twice it at once."""
+    now = 0.0
+    rate = Rate(per_second, lambda: now)
+    turns = []
+    for pause in pauses:
+        now += pause
+        turns.append(now + rate.take())
+    assert all(later - earlier > -1e-6 for earlier, later in pairwise(turns))
+    for first in range(len(turns)):
+        for last in range(first, len(turns)):
+            allowed = (turns[last] - turns[first]) * per_second + 2 * per_second + 1
+            assert last - first <= allowed + 1e-6
+
+
+def test_hosts_are_told_apart_by_name_and_port() -> None:
+    """The same name and port are one host, whatever the case."""
+    hosts = Hosts(8, 20, lambda: 0.0)
+    assert hosts.at("Mail.example.org", 993) is hosts.at("mail.example.org", 993)
+    assert hosts.at("mail.example.org", 993) is not hosts.at("mail.example.org", 143)
+
+
+def test_attempts_at_once_are_bounded(
+    run: Run, database: Database, backend: RecordingBackend, certificates: Certificates
+) -> None:
+    """A host that is slow to greet sees two attempts at a time, and all mailboxes in the end."""
+    with ScriptedImap(Mailbox(), tls_context=certificates.server_context()) as server:
+        under_way: list[int] = []
+
+        def count(_: Connection) -> None:
+            connecting = {"not authenticated"}
+            under_way.append(
+                sum(c.state in connecting and c.closed is None for c in server.connections)
+            )
+
+        server.on("login", count)
+        for number in range(12):
+            database.add(
+                f"{number}@example.org",
+                imap_port=server.port,
+                imap_username="user@example.org",
+                password_encrypted=stored("secret"),
+            )
+        query = "SELECT * FROM mail_connections WHERE is_active"
+        with run(HOST_CONNECTS_AT_ONCE="2", MAIL_CONNECTIONS_QUERY=query) as daemon:
+            server.wait_for_idling(12, 30)
+            daemon.stop()
+        assert max(under_way) <= 2
+
+
+def test_a_dead_host_holds_up_no_other(
+    run: Run, database: Database, certificates: Certificates
+) -> None:
+    """Mailboxes at a host that never answers wait for each other, and for nobody else."""
+    with (
+        ScriptedImap(Mailbox(), tls_context=certificates.server_context()) as dead,
+        ScriptedImap(Mailbox(), tls_context=certificates.server_context()) as well,
+    ):
+        dead.on("greeting", lambda connection: connection.silence())
+        for number in range(5):
+            database.add(
+                f"{number}@example.org", imap_port=dead.port, password_encrypted=stored("secret")
+            )
+        database.add("user@example.org", imap_port=well.port, password_encrypted=stored("secret"))
+        with run(HOST_CONNECTS_AT_ONCE="1") as daemon:
+            daemon.wait_line("[idle/user@example.org] connected")
+            assert dead.connects == 1
+            assert daemon.stop() == 0

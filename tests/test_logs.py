@@ -1,0 +1,300 @@
+"""The log: its format, and that nothing from outside can break out of its line."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from rebreak_idle.logs import (
+    SHOWN_CHARACTERS,
+    Journal,
+    database_journal,
+    escaped,
+    log,
+    printable,
+    set_up,
+)
+
+ROOT = Path(__file__).parent.parent
+PROGRAM_SECONDS = 30.0
+CONTROLS = [chr(code) for code in (*range(32), *range(127, 160))]
+BIDI = list("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+BREAKS = list("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Undo what `set_up` does to the process."""
+    root = logging.getLogger()
+    before = (log.handlers[:], log.level, root.handlers[:], logging.raiseExceptions)
+    yield
+    log.handlers[:], level, root.handlers[:], logging.raiseExceptions = before
+    log.setLevel(level)
+
+
+@pytest.fixture
+def output() -> io.StringIO:
+    """The log's output."""
+    stream = io.StringIO()
+    set_up("debug", stream)
+    return stream
+
+
+# The format
+
+
+def test_a_mailbox_line(output: io.StringIO) -> None:
+    """A mailbox's line carries its name as the prefix and nothing else before the text."""
+    Journal("anna@example.org").info("connected (%s:%d)", "imap.example.org", 993)
+    assert output.getvalue() == "[idle/anna@example.org] connected (imap.example.org:993)\n"
+
+
+def test_a_database_line(output: io.StringIO) -> None:
+    """The database's lines have the prefix of the database."""
+    database_journal.info("refreshed — %d active connections, %d sessions", 47, 47)
+    assert output.getvalue() == "[idle/db] refreshed — 47 active connections, 47 sessions\n"
+
+
+def test_a_line_without_a_journal(output: io.StringIO) -> None:
+    """A line that names no mailbox has a prefix all the same."""
+    log.warning("something")
+    assert output.getvalue() == "[idle/db] something\n"
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [("debug", "diwe"), ("info", "iwe"), ("warning", "we"), ("error", "e")],
+)
+def test_levels(level: str, shown: str) -> None:
+    """LOG_LEVEL is the least that is shown."""
+    stream = io.StringIO()
+    set_up(level, stream)
+    journal = Journal("x")
+    for write, text in zip(
+        (journal.debug, journal.info, journal.warning, journal.error), "diwe", strict=True
+    ):
+        write(text)
+    assert stream.getvalue() == "".join(f"[idle/x] {text}\n" for text in shown)
+
+
+def test_setting_up_again_replaces(output: io.StringIO) -> None:
+    """Set up twice, the log still writes each line once."""
+    second = io.StringIO()
+    set_up("info", second)
+    Journal("x").info("once")
+    assert (output.getvalue(), second.getvalue()) == ("", "[idle/x] once\n")
+
+
+def test_other_libraries_are_silent(output: io.StringIO, capfd: pytest.CaptureFixture[str]) -> None:
+    """What other libraries log, passwords perhaps among it, appears nowhere."""
+    for name in ("imapclient", "imapclient.imaplib", "urllib3", "psycopg", "dotenv.main"):
+        logging.getLogger(name).error("LOGIN anna hunter2")
+    captured = capfd.readouterr()
+    assert "hunter2" not in output.getvalue() + captured.out + captured.err
+
+
+# Nothing breaks out
+
+
+@pytest.mark.parametrize("character", [*CONTROLS, *BIDI, *BREAKS, "\u200b", "\ufeff", "\ud800"])
+def test_dangerous_characters_are_escaped(output: io.StringIO, character: str) -> None:
+    """Control, direction and line-breaking characters appear as escapes, in text and name."""
+    Journal(f"a{character}b").info("said %s", f"c{character}d")
+    text = output.getvalue()
+    assert character not in text[:-1]
+    assert text.count("\n") == 1
+    assert text.startswith("[idle/a\\")
+    assert "] said c\\" in text
+    assert text.endswith("d\n")
+
+
+def test_a_forged_line_stays_in_its_line(output: io.StringIO) -> None:
+    """A server's text with a line break and a prefix of its own stays one line."""
+    forged = "bye\r\n[idle/db] refreshed — 0 active connections, 0 sessions"
+    Journal("anna@example.org").info("the server said %s", forged)
+    assert output.getvalue() == (
+        "[idle/anna@example.org] the server said bye\\r\\n"
+        "[idle/db] refreshed — 0 active connections, 0 sessions\n"
+    )
+
+
+def test_terminal_sequences_are_escaped(output: io.StringIO) -> None:
+    """Colours, titles and cursor movements reach no terminal."""
+    Journal("x").info("\x1b[2J\x1b]0;title\x07 \x9b31m")
+    assert output.getvalue() == "[idle/x] \\x1b[2J\\x1b]0;title\\x07 \\x9b31m\n"
+
+
+def test_a_name_cannot_end_the_prefix(output: io.StringIO) -> None:
+    """A closing bracket in an address does not end the prefix early."""
+    Journal("a] connected (evil:1)").info("real")
+    assert output.getvalue() == "[idle/a\\x5d connected (evil:1)] real\n"
+
+
+def test_ordinary_text_is_left_alone() -> None:
+    """Letters of all scripts, emoji, quotes and backslashes are shown as they are."""
+    text = "Grüße → «Ελλάδα» 日本語 🎰 \"quoted\" 'it' back\\slash — 100 %"
+    assert escaped(text) == text
+    assert printable(text) == text
+
+
+def test_arguments_are_not_formats(output: io.StringIO) -> None:
+    """A text from outside with percent signs is no format."""
+    Journal("100%s").info("%s", "50%d off %(name)s")
+    assert output.getvalue() == "[idle/100%s] 50%d off %(name)s\n"
+
+
+@pytest.mark.parametrize("length", [0, 1, SHOWN_CHARACTERS - 1, SHOWN_CHARACTERS])
+def test_texts_up_to_the_bound_are_shown_whole(length: int) -> None:
+    """Up to 300 characters nothing is cut."""
+    assert printable("x" * length) == "x" * length
+
+
+@pytest.mark.parametrize("length", [SHOWN_CHARACTERS + 1, 1_000_000])
+def test_longer_texts_are_cut(length: int) -> None:
+    """Of a longer text 300 characters are shown, and that there was more."""
+    assert SHOWN_CHARACTERS == 300
+    assert printable("x" * length) == "x" * 300 + "…"
+
+
+def test_a_long_name_is_cut(output: io.StringIO) -> None:
+    """A name without end does not make lines without end."""
+    Journal("x" * 10_000).info("hello")
+    assert output.getvalue() == f"[idle/{'x' * 300}…] hello\n"
+
+
+@given(name=st.text(), text=st.text())
+@example(name="\n", text="\u2028")
+@settings(deadline=None)
+def test_one_event_is_one_printable_line(name: str, text: str) -> None:
+    """Whatever a name and a text contain, the event is one printable line with its prefix."""
+    stream = io.StringIO()
+    set_up("info", stream)
+    Journal(name).info("%s", text)
+    line = stream.getvalue()
+    assert line.endswith("\n")
+    assert line[:-1].isprintable()
+    assert line.startswith("[idle/")
+    prefix, bracket, _ = line.partition("] ")
+    assert bracket
+    assert "]" not in prefix
+
+
+# Tracebacks
+
+
+def test_a_traceback_has_the_prefix_on_every_line(output: io.StringIO) -> None:
+    """A bug's traceback follows its line, each of its lines with the same prefix."""
+    try:
+        raise ValueError("one\n[idle/db] two\u2028three \x1b[31m")
+    except ValueError:
+        Journal("anna@example.org").exception("unexpected error:")
+    lines = output.getvalue().split("\n")
+    assert lines.pop() == ""
+    assert lines[0] == "[idle/anna@example.org] unexpected error:"
+    assert lines[1] == "[idle/anna@example.org] Traceback (most recent call last):"
+    assert all(line.startswith("[idle/anna@example.org] ") for line in lines)
+    assert all(line.isprintable() for line in lines)
+    assert "ValueError: one" in output.getvalue()
+
+
+def test_exception_outside_of_an_except_block(output: io.StringIO) -> None:
+    """Where there is no exception there is no traceback, and the line appears."""
+    Journal("x").error("alone", exc_info=True)
+    assert output.getvalue() == "[idle/x] alone\n"
+
+
+# The process
+
+
+LOG_AN_ARROW = r"""
+from rebreak_idle.logs import Journal, set_up
+set_up("info")
+Journal("d\u00fcnn@example.org").info("scan-triggered \u2192 scanned=%s \ud800", 1)
+"""
+
+
+@pytest.mark.parametrize(
+    "locale",
+    [
+        {"LANG": "C"},
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
+        {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0"},
+        {"LC_ALL": "C", "PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict"},
+    ],
+    ids=lambda locale: " ".join(f"{name}={value}" for name, value in locale.items()),
+)
+def test_utf8_whatever_the_locale(locale: dict[str, str]) -> None:
+    """Lines come out as UTF-8 even where the locale knows ASCII only."""
+    shell = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOG_AN_ARROW],
+        env={**shell, **locale},
+        capture_output=True,
+        timeout=PROGRAM_SECONDS,
+        check=True,
+    )
+    assert done.stdout == "[idle/dünn@example.org] scan-triggered → scanned=1 \\ud800\n".encode()
+    assert done.stderr == b""
+
+
+LOG_AND_WAIT = """
+import sys
+from rebreak_idle.logs import Journal, set_up
+set_up("info")
+Journal("x").info("here")
+sys.stdin.read()
+"""
+
+
+def test_each_line_is_written_at_once() -> None:
+    """A line can be read from a pipe while the program goes on."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LOG_AND_WAIT],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"[idle/x] here\n"
+            assert process.poll() is None
+        finally:
+            process.communicate(timeout=PROGRAM_SECONDS)
+
+
+LOG_INTO_NOTHING = """
+import os, sys
+from rebreak_idle.logs import Journal, set_up
+set_up("info")
+sys.stdin.readline()
+for _ in range(3):
+    Journal("x").info("nobody reads this")
+print("went on", file=sys.stderr, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_reader_that_went_away_does_no_harm() -> None:
+    """When nobody reads the log any more the program goes on, without a word about it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LOG_INTO_NOTHING],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        _, errors = process.communicate(b"\n", timeout=PROGRAM_SECONDS)
+    assert (process.returncode, errors) == (0, b"went on\n")
