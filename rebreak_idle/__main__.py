@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from . import __version__, logs
@@ -19,11 +20,11 @@ from .config import Config, environment, load
 from .debt import Debt
 from .errors import ConfigError
 from .gate import Gate
-from .hosts import Hosts
+from .hosts import Hosts, Limits
 from .imap import Connector, tls_context
 from .logs import database_journal as journal
 from .mailbox import Mailbox
-from .store import ConnectionStore
+from .store import ConnectionStore, password_of
 from .supervisor import Supervisor
 from .vault import Vault
 from .wake import Bells, Stop
@@ -40,11 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the daemon or the preflight; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        config = load(environment(Path.cwd()))
+        values = environment(Path.cwd())
+        config = load(values)
     except ConfigError as error:
         return _report(error, preflight=options.command == "check")
     threading.stack_size(THREAD_STACK_BYTES)
-    logs.set_up(config.log_level)
+    logs.set_up(config.log_level, secrets=_secrets(values, config))
+    _harden()
     if options.command == "check":
         return EX_OK if _check(config).run() else EX_FAULT
     return _run_daemon(config)
@@ -70,6 +73,18 @@ def _report(error: ConfigError, preflight: bool) -> int:
     for problem in error.problems:
         print(logs.escaped(f"[idle/db] {problem}"), file=sys.stderr)  # noqa: T201  # no log yet
     return EX_FAULT if preflight else EX_CONFIG
+
+
+def _secrets(values: Mapping[str, str], config: Config) -> list[str]:
+    """What no log line may show, whoever says it."""
+    return [values["ADMIN_SECRET"], values["ENCRYPTION_KEY"], password_of(config.database)]
+
+
+def _harden() -> None:
+    """No core file, which would hold all secrets; as many descriptors as we may have."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _backend(config: Config) -> Backend:
@@ -112,7 +127,7 @@ def _run_daemon(config: Config) -> int:
     if not hanging:
         journal.info("stopped")
         return EX_OK
-    journal.warning("stopped without waiting for %s", ", ".join(hanging))
+    journal.warning("stopped without waiting for %s", logs.shortened(", ".join(hanging)))
     sys.stdout.flush()
     os._exit(EX_OK)  # not sys.exit: threads that hang in a system call would be waited for
 
@@ -123,7 +138,15 @@ def _worker_factory(config: Config, backend: Backend) -> functools.partial[IdleW
         open_password=Vault(config.encryption_key, config.encryption_layout).open,
         backend=backend,
         scans=Gate(config.scan_concurrency),
-        hosts=Hosts(config.host_connects_at_once, config.host_logins_per_second, time.monotonic),
+        hosts=Hosts(
+            Limits(
+                config.host_connects_at_once,
+                config.host_logins_per_second,
+                config.reconnect_initial_seconds,
+                config.reconnect_max_seconds,
+            ),
+            time.monotonic,
+        ),
         clock=time.monotonic,
         timing=Timing(
             idle_renew_seconds=config.idle_renew_seconds,

@@ -5,10 +5,29 @@ All mailboxes share one IP address; a provider that sees too much from it blocks
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
 
-from .gate import Gate
+from .backoff import Backoff, seconds_text
+from .gate import Gate, Ticket
+from .logs import Journal, printable
+
+FAILURES_THAT_MEAN_DOWN = 5
+journal = Journal("host")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one host gets from us; times in seconds."""
+
+    connects_at_once: int
+    logins_per_second: float
+    probe_initial_seconds: float
+    probe_max_seconds: float
 
 
 class Rate:
@@ -33,31 +52,120 @@ class Rate:
             return max(0.0, -self._tokens / self._per_second)
 
 
-class Host:
-    """One server, by name and port."""
+class Waiter(Protocol):
+    """Whoever wants to connect: see `worker.IdleWorker`. Both may raise `errors.Interrupted`."""
 
-    def __init__(self, connects_at_once: int, logins: Rate) -> None:
-        self.connects = Gate(connects_at_once)
-        self.logins = logins
+    def wait_for_place(self, ticket: Ticket) -> None: ...
+    def pay_for(self, seconds: float) -> None: ...
+
+
+class Host:
+    """One server, by name and port. Any thread may call.
+
+    After five different mailboxes in a row could not connect, it is the host that is down: from
+    then on one mailbox at a time probes, with the host's own back-off, and the others wait in line
+    without attempts of their own. The first success lets them return, as fast as the limits allow.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        limits: Limits,
+        clock: Callable[[], float],
+        make_gate: Callable[[int], Gate],
+    ) -> None:
+        self._name = name
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._connects = make_gate(limits.connects_at_once)
+        self._probes = make_gate(1)
+        self._logins = Rate(limits.logins_per_second, clock)
+        self._backoff = Backoff(
+            limits.probe_initial_seconds, limits.probe_max_seconds, random.random
+        )
+        self._failed: set[str] = set()
+        self._probes_failed = 0
+        self._probe_at = 0.0
+
+    @property
+    def is_down(self) -> bool:
+        return self._probes_failed > 0
+
+    @contextmanager
+    def admission(self, waiter: Waiter) -> Iterator[None]:
+        """Wait for a place, and for a turn to log in; the place is held to the end of the block."""
+        ticket = self._place(waiter)
+        try:
+            waiter.pay_for(self._logins.take())
+            yield
+        finally:
+            ticket.leave()
+
+    def _place(self, waiter: Waiter) -> Ticket:
+        while True:
+            down = self.is_down
+            ticket = (self._probes if down else self._connects).queue()
+            try:
+                waiter.wait_for_place(ticket)
+                if down:
+                    waiter.pay_for(self._probe_at - self._clock())
+            except BaseException:
+                ticket.leave()
+                raise
+            if down == self.is_down:
+                return ticket
+            ticket.leave()
+
+    def worked(self) -> None:
+        """A mailbox was connected, or at least got as far as being refused its password."""
+        with self._lock:
+            was_down = self.is_down
+            self._failed.clear()
+            self._probes_failed = 0
+        if was_down:
+            journal.info("%s answers again: its mailboxes return", printable(self._name))
+
+    def failed(self, mailbox_id: str, why: str) -> None:
+        """A mailbox could not connect."""
+        with self._lock:
+            self._failed.add(mailbox_id)
+            if not self.is_down and len(self._failed) < FAILURES_THAT_MEAN_DOWN:
+                return
+            self._probes_failed += 1
+            wait = self._backoff.wait_seconds(self._probes_failed)
+            self._probe_at = self._clock() + wait
+            went_down = self._probes_failed == 1
+        if went_down:
+            journal.warning(
+                "%s is down: %d mailboxes in a row could not connect (%s); one tries again in %s, "
+                "the others wait for it",
+                printable(self._name),
+                FAILURES_THAT_MEAN_DOWN,
+                printable(why),
+                seconds_text(wait),
+            )
 
 
 class Hosts:
     """The hosts that mailboxes lead to. Any thread may call."""
 
     def __init__(
-        self, connects_at_once: int, logins_per_second: float, clock: Callable[[], float]
+        self,
+        limits: Limits,
+        clock: Callable[[], float],
+        make_gate: Callable[[int], Gate] = Gate,
     ) -> None:
-        self._connects_at_once = connects_at_once
-        self._logins_per_second = logins_per_second
+        self._limits = limits
         self._clock = clock
+        self._make_gate = make_gate
         self._lock = threading.Lock()
         self._hosts: dict[tuple[str, int], Host] = {}
 
     def at(self, name: str, port: int) -> Host:
         """The host of that name and port, the same one each time."""
+        key = (name.lower(), port)
         with self._lock:
-            key = (name.lower(), port)
             if key not in self._hosts:
-                logins = Rate(self._logins_per_second, self._clock)
-                self._hosts[key] = Host(self._connects_at_once, logins)
+                shown = f"{name}:{port}"
+                self._hosts[key] = Host(shown, self._limits, self._clock, self._make_gate)
             return self._hosts[key]

@@ -5,16 +5,20 @@ Every failure of IMAPClient, imaplib, sockets and TLS leaves here as one of our 
 
 from __future__ import annotations
 
+import base64
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from imapclient.exceptions import CapabilityError
 
+from . import __version__
 from .addresses import resolve
 from .debt import Snapshot
 from .errors import LoginRefused, MailboxUnusable, RebreakError, SessionLost
 from .mailbox import Mailbox
+from .refusals import Move, whose_move
 from .responses import Kind, Line
 from .stream import Stream, reason
 from .transport import Client, Hearing
@@ -33,6 +37,36 @@ def tls_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
+
+
+class _Flood:
+    """Counts what a server makes us do in IDLE, and says when that is too much.
+
+    Honest servers stay far below: the removal of a whole folder's mails comes in a few large
+    pieces, announcements come a few in a second.
+    """
+
+    WINDOW_SECONDS = 10.0
+    MOST_WAKE_UPS = 500
+    MOST_BYTES = 1024 * 1024
+
+    def __init__(self) -> None:
+        self._began_at = 0.0
+        self._wake_ups = self._bytes = 0
+
+    def count(self, received_bytes: int) -> str:
+        """Count one wake-up; the bound that it exceeds, or empty."""
+        now = time.monotonic()
+        if now - self._began_at > self.WINDOW_SECONDS:
+            self._began_at, self._wake_ups, self._bytes = now, 0, 0
+        self._wake_ups += 1
+        self._bytes += received_bytes
+        window = f"within {self.WINDOW_SECONDS:.0f} s in IDLE"
+        if self._wake_ups > self.MOST_WAKE_UPS:
+            return f"more than {self.MOST_WAKE_UPS} times {window}"
+        if self._bytes > self.MOST_BYTES:
+            return f"more than {self.MOST_BYTES} bytes {window}"
+        return ""
 
 
 class Connector:
@@ -70,6 +104,8 @@ class Session:
         self._client: Client
         self._idling = False
         self._logged_in = False
+        self._secrets: tuple[str, ...] = ()
+        self._flood = _Flood()
 
     def open(self, password: str) -> None:
         """Connect, secure the connection and log in.
@@ -80,10 +116,12 @@ class Session:
         """
         username = self._mailbox.username
         _refuse_control_characters(username, password)
+        self._secrets = _forms(username, password)
         with self._translated(f"connecting to {self._mailbox.host}:{self._mailbox.port}"):
             self._connect()
         with self._translated("logging in"):
             self._login(username, password)
+            self._introduce()
         self._logged_in = True
 
     @property
@@ -122,6 +160,7 @@ class Session:
         with self._translated("in IDLE"):
             waiting = not self._hearing.lines
             self._client.idle_check(seconds if waiting else 0)
+        self._refuse_flood()
         if self._client.transport.idle_over:
             self._idling = False
         return self.take_heard() or self._raise_if_ended()
@@ -178,12 +217,13 @@ class Session:
                 ) from error
 
     def _login(self, username: str, password: str) -> None:
+        """LOGIN takes one round trip, AUTHENTICATE PLAIN two; the latter for what LOGIN cannot."""
         offered = self._client.transport.capabilities
-        plain = "LOGINDISABLED" in offered or not (username + password).isascii()
-        if plain and "AUTH=PLAIN" not in offered:
+        plain = "AUTH=PLAIN" in offered
+        if "LOGINDISABLED" in offered and not plain:
             raise LoginRefused("the server takes neither LOGIN nor AUTHENTICATE PLAIN here")
         try:
-            if plain:
+            if plain and ("LOGINDISABLED" in offered or not (username + password).isascii()):
                 self._client.plain_login(username, password)
             else:
                 self._client.login(username, password)
@@ -192,11 +232,19 @@ class Session:
             raise
 
     def _raise_refusal(self, error: Exception) -> None:
-        """Turn the server's NO into `LoginRefused`; anything else is a broken session."""
+        """Turn the server's NO into what it means; anything else is a broken session."""
         words = self._hearing.last.decode("utf-8", "replace").split(None, 2)
-        if len(words) > 1 and words[1].upper() == "NO":
-            text = words[2].strip() if len(words) > 2 else "without a reason"
+        if len(words) < 2 or words[1].upper() != "NO":
+            return
+        text = self._redacted(words[2].strip() if len(words) > 2 else "without a reason")
+        if whose_move(text) is Move.USER:
             raise LoginRefused(f"the server refused the login: {text}") from error
+        raise SessionLost(f"provider trouble: the server refuses for now: {text}") from error
+
+    def _introduce(self) -> None:
+        """Say who we are where the server wants to know (RFC 2971)."""
+        if self._client.has_capability("ID"):
+            self._client.transport.introduce(f'("name" "rebreak_idle" "version" "{__version__}")')
 
     def _raise_if_ended(self) -> list[Line]:
         if self._hearing.bye or self._stream.ended:
@@ -204,8 +252,21 @@ class Session:
         return []
 
     def _why_ended(self) -> str:
-        bye = self._hearing.bye
-        return f"the server said BYE: {bye}" if bye else self._stream.ended
+        if bye := self._hearing.bye:
+            return f"provider trouble: the server said BYE: {self._redacted(bye)}"
+        return self._stream.ended
+
+    def _refuse_flood(self) -> None:
+        """Give up a server that keeps us busy."""
+        if bound := self._flood.count(self._stream.answer_bytes):
+            self._stream.ended = f"provider trouble: the server floods us, it sent {bound}"
+            raise SessionLost(self._stream.ended)
+
+    def _redacted(self, text: str) -> str:
+        """A hostile server may say the password back to us; the log does not."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
@@ -220,15 +281,22 @@ class Session:
     def _why(self, error: Exception) -> str:
         if ended := self._why_ended():
             return ended
-        if isinstance(error, OSError):
+        if isinstance(error, ssl.SSLError):
             return reason(error)
-        line = self._hearing.last
-        said = line.decode("utf-8", "replace").strip()
-        return (
-            f"the server answered {said!a}"
-            if said
-            else f"the server's answer made no sense: {error}"
-        )
+        if isinstance(error, OSError):
+            return f"network trouble: {reason(error)}"
+        said = self._hearing.last.decode("utf-8", "replace").strip()
+        if said:
+            return f"provider trouble: the server answered {self._redacted(said)!a}"
+        return f"provider trouble: the server's answer made no sense ({error.__class__.__name__})"
+
+
+def _forms(username: str, password: str) -> tuple[str, ...]:
+    """The password in the forms in which it goes over the line, the longest first."""
+    sasl = base64.b64encode(f"\0{username}\0{password}".encode()).decode()
+    alone = base64.b64encode(password.encode()).decode()
+    quoted = password.replace("\\", "\\\\").replace('"', '\\"')
+    return tuple(form for form in (sasl, alone, quoted, password) if form)
 
 
 def _refuse_control_characters(username: str, password: str) -> None:

@@ -6,10 +6,14 @@ import io
 import logging
 import sys
 import traceback
+from collections.abc import Callable, Iterable
 from typing import TextIO
 
 # How much of one text that comes from outside a line shows.
 SHOWN_CHARACTERS = 300
+
+NET_CHARACTERS = 8
+_secrets: list[str] = []
 
 log = logging.getLogger("rebreak_idle")
 log.propagate = False
@@ -17,8 +21,8 @@ log.addHandler(logging.NullHandler())  # silent until `set_up`
 DATABASE_PREFIX = "idle/db"
 
 
-def set_up(level: str, stream: TextIO | None = None) -> None:
-    """Write the log to ``stream`` (stdout) as UTF-8, each line at once.
+def set_up(level: str, stream: TextIO | None = None, secrets: Iterable[str] = ()) -> None:
+    """Write the log to ``stream`` (stdout) as UTF-8, each line at once, without the ``secrets``.
 
     Other libraries' loggers stay silent: their debug output shows passwords.
     """
@@ -26,6 +30,7 @@ def set_up(level: str, stream: TextIO | None = None) -> None:
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
     handler = logging.StreamHandler(stream)
+    _secrets[:] = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
     handler.setFormatter(_Formatter())
     log.handlers[:] = [handler]
     log.setLevel(level.upper())
@@ -34,7 +39,16 @@ def set_up(level: str, stream: TextIO | None = None) -> None:
 
 
 def printable(text: str) -> str:
-    """A text from outside on one line: control characters escaped, at most 300 characters."""
+    """A text from outside on one line: without secrets, control characters escaped, at most 300
+    characters.
+    """
+    for secret in _secrets:
+        text = text.replace(secret, "***")
+    return shortened(text)
+
+
+def shortened(text: str) -> str:
+    """At most 300 characters, control characters escaped."""
     if len(text) > SHOWN_CHARACTERS:
         text = text[:SHOWN_CHARACTERS] + "…"
     return escaped(text)
@@ -55,7 +69,37 @@ class _Formatter(logging.Formatter):
         lines = [record.getMessage()]
         if record.exc_info and record.exc_info[0] is not None:
             lines += "".join(traceback.format_exception(*record.exc_info)).splitlines()
-        return "\n".join(f"{prefix} {escaped(line)}" for line in lines)
+        return "\n".join(f"{prefix} {escaped(self._redacted(line))}" for line in lines)
+
+    @staticmethod
+    def _redacted(text: str) -> str:
+        """The last net, for tracebacks; a short secret could be part of any ordinary word."""
+        for secret in _secrets:
+            if len(secret) >= NET_CHARACTERS:
+                text = text.replace(secret, "***")
+        return text
+
+
+class Repeats:
+    """Says what is said again and again only when it changed, or once an hour."""
+
+    HOUR_SECONDS = 3600.0
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._said: tuple[str, float] | None = None
+
+    def is_news(self, text: str) -> bool:
+        """Whether the text is to be said now; it then counts as said."""
+        now = self._clock()
+        if self._said and self._said[0] == text and now - self._said[1] < self.HOUR_SECONDS:
+            return False
+        self._said = (text, now)
+        return True
+
+    def forget(self) -> None:
+        """It works again: the next trouble is news."""
+        self._said = None
 
 
 class Journal(logging.LoggerAdapter[logging.Logger]):
@@ -63,7 +107,7 @@ class Journal(logging.LoggerAdapter[logging.Logger]):
 
     def __init__(self, name: str) -> None:
         # A closing bracket in a name would end the prefix early.
-        super().__init__(log, {"prefix": f"idle/{printable(name)}".replace("]", "\\x5d")})
+        super().__init__(log, {"prefix": f"idle/{shortened(name)}".replace("]", "\\x5d")})
 
 
 database_journal = Journal("db")

@@ -11,7 +11,7 @@ from .backoff import Backoff, seconds_text
 from .debt import Debt
 from .errors import ScanFailed
 from .gate import Gate, Ticket
-from .logs import Journal, printable
+from .logs import Journal, Repeats, printable
 from .mailbox import Mailbox
 from .wake import Stop
 
@@ -53,6 +53,7 @@ class Scanner:
         self._stop = stop
         self._scanning = scanning
         self._retries = Backoff(SCAN_RETRY_INITIAL_SECONDS, SCAN_RETRY_MAX_SECONDS, random.random)
+        self._troubles = Repeats(clock)
         self._failures = 0
         self._not_before = 0.0
         self._ticket: Ticket | None = None
@@ -109,6 +110,7 @@ class Scanner:
     def _succeeded(self, result: ScanResult) -> None:
         self.debt.pay()
         self._failures, self._not_before = 0, 0.0
+        self._troubles.forget()
         scanned, blocked = ("?" if n is None else n for n in (result.scanned, result.blocked))
         self._journal.info("scan-triggered → scanned=%s blocked=%s", scanned, blocked)
         if result.remark:
@@ -120,6 +122,8 @@ class Scanner:
         if error.retry_after_seconds is not None:
             wait = min(max(wait, error.retry_after_seconds), RETRY_AFTER_MAX_SECONDS)
         self._not_before = self._clock() + wait
+        if not self._troubles.is_news(str(error)):
+            return
         self._journal.warning(
             "scan failed: %s — it is still owed, next try in %s",
             printable(str(error)),

@@ -55,6 +55,11 @@ class Database:
     schema: str = ""
 
 
+def password_of(database: Database) -> str:
+    """The password in the connection string, which no log line may show."""
+    return str(conninfo_to_dict(database.conninfo).get("password") or "")
+
+
 EXAMPLE = "give postgresql://user:password@host:port/database"
 ENCODE = "percent-encode the special characters of the password"
 

@@ -28,6 +28,8 @@ USER_TIMEOUT_SECONDS = 90
 # imaplib makes a session stays well under 2 MiB.
 MAX_LINE_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 256 * 1024
+# An answer that comes in more pieces than this is dripped on purpose.
+MAX_ANSWER_READS = 4096
 RECEIVE_BYTES = 16 * 1024
 
 
@@ -42,12 +44,14 @@ class Stream:
         self.sock: socket.socket | None = None
         self.ended = ""
         """Why nothing more can be read, or empty."""
+        self.answer_bytes = 0
+        """Received since the last `send` or `restart_deadline`."""
         self._stop = stop
         self._timeout_seconds = timeout_seconds
         self._deadline = 0.0
         self._last_words = False
         self._buffer = bytearray()
-        self._answer_bytes = 0
+        self._answer_reads = 0
 
     def connect(self, addresses: list[Address]) -> None:
         """Connect to the first address that answers; each gets its share of the time-out.
@@ -103,7 +107,7 @@ class Stream:
 
     def restart_deadline(self) -> None:
         """The next answer begins: it has the whole time-out and its own measure of bytes."""
-        self._answer_bytes = 0
+        self.answer_bytes = self._answer_reads = 0
         if not self._last_words:
             self._deadline = time.monotonic() + self._timeout_seconds
 
@@ -169,9 +173,6 @@ class Stream:
     def _take(self, size: int) -> bytes:
         data = bytes(self._buffer[:size])
         del self._buffer[:size]
-        self._answer_bytes += size
-        if self._answer_bytes > MAX_ANSWER_BYTES:
-            self._refuse(f"the server sent more than {MAX_ANSWER_BYTES} bytes in one answer")
         return data
 
     def _refuse(self, why: str) -> NoReturn:
@@ -192,6 +193,12 @@ class Stream:
         if not data:
             self.ended = "the server closed the connection"
         self._buffer += data
+        self.answer_bytes += len(data)
+        self._answer_reads += 1
+        if self.answer_bytes > MAX_ANSWER_BYTES:
+            self._refuse(f"the server sent more than {MAX_ANSWER_BYTES} bytes in one answer")
+        if self._answer_reads > MAX_ANSWER_READS:
+            self._refuse(f"the server sent one answer in more than {MAX_ANSWER_READS} pieces")
         return True
 
     def _retry(self, action: Callable[[], int | None]) -> int:

@@ -13,7 +13,7 @@ from .backoff import Backoff, seconds_text
 from .debt import Debt
 from .errors import DatabaseError
 from .logs import database_journal as journal
-from .logs import printable
+from .logs import printable, shortened
 from .mailbox import Mailbox, diff
 from .worker import IdleWorker
 
@@ -194,7 +194,9 @@ class Supervisor:
         if worker.stop.is_set():
             self._start(mailbox)
         else:
-            journal.error("the thread of %s died: started anew at the next refresh", mailbox.name)
+            journal.error(
+                "the thread of %s died: started anew at the next refresh", shortened(mailbox.name)
+            )
 
     def _free_overdue_workers(self) -> None:
         """The last net: a thread that hangs in spite of every time-out gets its connection cut."""
@@ -203,7 +205,7 @@ class Supervisor:
         self._watch_at = time.monotonic() + WATCH_SECONDS
         for worker in self._workers.values():
             if worker.is_overdue():
-                name, state = worker.mailbox.name, worker.state.value
+                name, state = shortened(worker.mailbox.name), worker.state.value
                 journal.error("%s makes no progress (%s): its connection is cut", name, state)
                 worker.cut()
 

@@ -84,9 +84,30 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         self._get_capabilities()
         return typ, data
 
+    def capability(self) -> tuple[str, list[Any]]:
+        """CAPABILITY, asked for only where the server did not volunteer it in its greeting."""
+        told = self.untagged_responses.pop("CAPABILITY", None)
+        return ("OK", told) if told else super().capability()
+
     def login(self, user: str, password: str) -> Any:
-        """As imaplib's, which quotes the password and not the user name."""
-        return super().login(self._quote(user), password)
+        """LOGIN with the user name quoted too, and what is not ASCII in UTF-8.
+
+        imaplib quotes the password alone. A password beyond ASCII goes as a literal (RFC 9051,
+        section 4.3); quoted strings hold no 8-bit characters before ENABLE.
+        """
+        name = self._quote(user).encode()
+        if password.isascii():
+            return super().login(name, password)
+        self.literal = password.encode()
+        typ, data = self._simple_command("LOGIN", name)
+        if typ != "OK":
+            raise self.error(data[-1])
+        self.state = "AUTH"
+        return typ, data
+
+    def introduce(self, fields: str) -> None:
+        """Send ID (RFC 2971) and do not wait: its answer is read with the next command's."""
+        self._command("ID", fields)
 
     def send(self, data: bytes) -> None:
         self.stream.send(data)

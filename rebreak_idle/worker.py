@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import random
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NoReturn, Protocol
@@ -22,7 +21,7 @@ from .errors import (
 )
 from .gate import Gate, Ticket
 from .hosts import Hosts
-from .logs import Journal, printable
+from .logs import Journal, Repeats, printable
 from .mailbox import Mailbox
 from .renewal import Renewal
 from .responses import Kind, Line
@@ -139,6 +138,7 @@ class IdleWorker(threading.Thread):
         self._journal = Journal(mailbox.name)
         self._watermark = Watermark()
         self._session: SessionLike | None = None
+        self._host = shared.hosts.at(mailbox.host, mailbox.port)
         self._host_ticket: Ticket | None = None
         self._scanner = Scanner(
             mailbox,
@@ -154,6 +154,7 @@ class IdleWorker(threading.Thread):
         self._refusals = 0
         self._opened_at = math.inf
         self._cut_short = 0
+        self._troubles = Repeats(shared.clock)
         self._progress_by = math.inf
         self._renewal = Renewal(shared.timing.idle_renew_seconds)
         timing = shared.timing
@@ -219,7 +220,6 @@ class IdleWorker(threading.Thread):
         self._opened_at = math.inf
         try:
             self._pay_at_once()
-            self._change_state(State.CONNECTING)
             self._watch(self._connect())
         except (PasswordUnreadable, MailboxUnusable) as error:
             return _End(str(error), _Remedy.ROW)
@@ -236,7 +236,10 @@ class IdleWorker(threading.Thread):
             self._close()
 
     def _recover(self, end: _End) -> None:
-        if end.remedy is _Remedy.RECONNECT:
+        if self._host.is_down:
+            self._attempt -= 1  # it was the host's failure; the next try waits in the host's line
+            self._change_state(State.BACKING_OFF)
+        elif end.remedy is _Remedy.RECONNECT:
             self._back_off(end)
         else:
             self._park(end)
@@ -246,30 +249,44 @@ class IdleWorker(threading.Thread):
         if mailbox.problem:
             raise MailboxUnusable(f"the row cannot be used: {mailbox.problem}")
         password = self._shared.open_password(mailbox.stored_password)
-        with self._admitted():
-            self._session = session = self._shared.connect(mailbox, self.stop)
-            self._expect_progress(COMMANDS_IN_A_ROW * self._shared.timing.imap_timeout_seconds)
-            session.open(password)
+        try:
+            with self._host.admission(self):
+                session = self._open(password)
+        except SessionLost as error:
+            self._host.failed(mailbox.id, str(error))
+            raise
+        except LoginRefused:
+            self._host.worked()
+            raise
+        self._host.worked()
         self._opened_at = self._shared.clock()
         self._refusals = 0
+        self._troubles.forget()
         return session
 
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        """A place at the host, and then a turn to log in; what is owed is paid meanwhile."""
-        host = self._shared.hosts.at(self.mailbox.host, self.mailbox.port)
-        self._host_ticket = ticket = host.connects.queue()
+    def _open(self, password: str) -> SessionLike:
+        self._change_state(State.CONNECTING)
+        self._expect_progress(COMMANDS_IN_A_ROW * self._shared.timing.imap_timeout_seconds)
+        self._session = session = self._shared.connect(self.mailbox, self.stop)
+        session.open(password)
+        return session
+
+    def wait_for_place(self, ticket: Ticket) -> None:
+        """Wait for a place at the host; what is owed is paid meanwhile. On its own thread.
+
+        Raises:
+            Interrupted: the stop came first.
+        """
+        self._host_ticket = ticket
         try:
             while not ticket.wait(
                 max(1.0, self._scanner.next_try(math.inf) - self._shared.clock())
             ):
                 self.stop.check()
+                self._expect_progress(math.inf)
                 self._pay_at_once()
-            self._pay_for(host.logins.take())
-            yield
         finally:
             self._host_ticket = None
-            ticket.leave()
 
     def _close(self) -> None:
         """Leave the session; what it had still heard counts."""
@@ -296,7 +313,7 @@ class IdleWorker(threading.Thread):
         self._journal.info("the server has no IDLE: asking every %s", interval_text(interval))
         self._change_state(State.POLLING)
         while True:
-            self._pay_for(interval)
+            self.pay_for(interval)
             self._take_snapshot(session, POLL)
 
     def _idle_once(self, session: SessionLike) -> None:
@@ -342,7 +359,7 @@ class IdleWorker(threading.Thread):
                 "the server ends IDLE at once, again and again: next IDLE in %s",
                 interval_text(interval),
             )
-            self._pay_for(interval)
+            self.pay_for(interval)
 
     def _take_snapshot(self, session: SessionLike, reason: str) -> Finding:
         finding = self._watermark.examined(session.examine())
@@ -377,9 +394,9 @@ class IdleWorker(threading.Thread):
 
     def _pay_at_once(self) -> None:
         """Send what is owed, if it is due and a place is free now."""
-        self._pay_for(0.0)
+        self.pay_for(0.0)
 
-    def _pay_for(self, seconds: float) -> None:
+    def pay_for(self, seconds: float) -> None:
         """Send what is owed when it is due; nothing else is to be done for ``seconds``."""
         clock = self._shared.clock
         until = clock() + seconds
@@ -405,10 +422,11 @@ class IdleWorker(threading.Thread):
         if self._shared.clock() - self._opened_at >= WORKED_SECONDS:
             self._attempt = 1
         wait = self._reconnects.wait_seconds(self._attempt)
-        self._journal.warning("%s", printable(end.text))
+        if self._troubles.is_news(end.text):
+            self._journal.warning("%s", printable(end.text))
         self._journal.info("reconnecting in %s (attempt %d)", seconds_text(wait), self._attempt + 1)
         self._change_state(State.BACKING_OFF)
-        self._pay_for(wait)
+        self.pay_for(wait)
 
     def _park(self, end: _End) -> None:
         self._attempt = 0
@@ -417,9 +435,10 @@ class IdleWorker(threading.Thread):
             self._refusals += 1
             wait = self._login_retries.wait_seconds(self._refusals)
             next_try += f", or in {interval_text(wait)}"
-        self._journal.error("%s — parked: next try when %s", printable(end.text), next_try)
+        if self._troubles.is_news(end.text):
+            self._journal.error("%s — parked: next try when %s", printable(end.text), next_try)
         self._change_state(State.PARKED)
-        self._pay_for(wait)
+        self.pay_for(wait)
 
     def _expect_progress(self, seconds: float) -> None:
         """The next step comes within ``seconds``, or a scan's length more, if all is well."""

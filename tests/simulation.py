@@ -16,7 +16,7 @@ from rebreak_idle.backend import ScanResult
 from rebreak_idle.debt import Debt, Snapshot
 from rebreak_idle.errors import Interrupted, LoginRefused, ScanFailed, SessionLost
 from rebreak_idle.gate import Gate, Ticket
-from rebreak_idle.hosts import Hosts
+from rebreak_idle.hosts import Hosts, Limits
 from rebreak_idle.mailbox import Mailbox
 from rebreak_idle.responses import Kind, Line
 from rebreak_idle.supervisor import Supervisor
@@ -308,7 +308,9 @@ class World:
             open_password=str,
             backend=self,
             scans=SimulatedGate(self.turns, places),
-            hosts=Hosts(mailboxes, 1000, self.turns.clock),
+            hosts=Hosts(
+                Limits(2, 20, 5, 300), self.turns.clock, lambda n: SimulatedGate(self.turns, n)
+            ),
             timing=TIMING,
             clock=self.turns.clock,
         )

@@ -46,11 +46,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stream": {"addresses", "errors", "wake"},
     "transport": {"addresses", "responses", "stream"},
     "imap": {
+        "",
+        "refusals",
         "addresses", "debt", "errors", "mailbox", "responses", "stream", "transport", "wake"
     },
     "backend": {"errors", "mailbox"},
     "scanner": LEAVES | {"backend"},
-    "hosts": {"gate"},
+    "hosts": {"backoff", "gate", "logs"},
+    "refusals": set(),
     "worker": LEAVES | {"backend", "hosts", "imap", "scanner"},
     "supervisor": {"backoff", "debt", "errors", "logs", "mailbox", "worker"},
     "check": LEAVES | {"backend", "imap", "worker"},

@@ -10,7 +10,7 @@ from rig import stored
 from scripted_imap import Connection, Mailbox, ScriptedImap
 from servers import Certificates, Database
 
-from rebreak_idle.hosts import Hosts, Rate
+from rebreak_idle.hosts import Hosts, Limits, Rate
 
 
 def test_a_burst_of_twice_the_rate_is_let_through() -> None:
@@ -42,7 +42,7 @@ def test_the_lasting_rate_is_never_exceeded(per_second: float, pauses: list[floa
 
 def test_hosts_are_told_apart_by_name_and_port() -> None:
     """The same name and port are one host, whatever the case."""
-    hosts = Hosts(8, 20, lambda: 0.0)
+    hosts = Hosts(Limits(8, 20, 5, 300), lambda: 0.0)
     assert hosts.at("Mail.example.org", 993) is hosts.at("mail.example.org", 993)
     assert hosts.at("mail.example.org", 993) is not hosts.at("mail.example.org", 143)
 

@@ -35,6 +35,7 @@ def test_a_server_that_hangs_does_not_hold_up_the_stop(
             reached.append(step)
             connection.silence()
 
+        server.capability_code_in = ()  # or nobody asks for CAPABILITY
         server.on(step, hang)
         database.add("user@example.org", imap_port=server.port, password_encrypted=stored("secret"))
         with run(IMAP_TIMEOUT_SECONDS="60") as daemon:
