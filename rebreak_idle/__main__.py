@@ -173,7 +173,9 @@ def _make_worker(
 
 
 def _install_signal_handlers(supervisor: Supervisor) -> None:
-    """SIGTERM and SIGINT stop in order, a second one ends at once; SIGHUP reads the rows now."""
+    """SIGTERM and SIGINT stop in order, a second one ends at once; SIGHUP reads the rows now,
+    SIGUSR1 logs how the mailboxes are doing.
+    """
 
     def stop(_signum: int, _frame: object) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -183,6 +185,7 @@ def _install_signal_handlers(supervisor: Supervisor) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGHUP, lambda _signum, _frame: supervisor.post(supervisor.refresh))
+    signal.signal(signal.SIGUSR1, lambda _signum, _frame: supervisor.post(supervisor.report))
 
 
 if __name__ == "__main__":

@@ -97,6 +97,11 @@ class Repeats:
         self._said = (text, now)
         return True
 
+    @property
+    def last(self) -> str:
+        """What was said last and not forgotten since, or empty."""
+        return self._said[0] if self._said else ""
+
     def forget(self) -> None:
         """It works again: the next trouble is news."""
         self._said = None

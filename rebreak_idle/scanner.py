@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import Protocol
@@ -53,7 +54,7 @@ class Scanner:
         self._stop = stop
         self._scanning = scanning
         self._retries = Backoff(SCAN_RETRY_INITIAL_SECONDS, SCAN_RETRY_MAX_SECONDS, random.random)
-        self._troubles = Repeats(clock)
+        self.troubles = Repeats(clock)
         self._failures = 0
         self._not_before = 0.0
         self._ticket: Ticket | None = None
@@ -65,6 +66,11 @@ class Scanner:
     def next_try(self, until: float) -> float:
         """When `pay` has something to do, ``until`` at the latest."""
         return min(until, self._not_before) if self.debt.owed else until
+
+    @property
+    def not_before(self) -> float:
+        """When the scan that is owed may be tried again."""
+        return self._not_before if self.debt.owed else -math.inf
 
     def pay(self, until: float) -> None:
         """Send the request that is owed, if it is due and a place is free before ``until``.
@@ -110,7 +116,7 @@ class Scanner:
     def _succeeded(self, result: ScanResult) -> None:
         self.debt.pay()
         self._failures, self._not_before = 0, 0.0
-        self._troubles.forget()
+        self.troubles.forget()
         scanned, blocked = ("?" if n is None else n for n in (result.scanned, result.blocked))
         self._journal.info("scan-triggered → scanned=%s blocked=%s", scanned, blocked)
         if result.remark:
@@ -122,7 +128,7 @@ class Scanner:
         if error.retry_after_seconds is not None:
             wait = min(max(wait, error.retry_after_seconds), RETRY_AFTER_MAX_SECONDS)
         self._not_before = self._clock() + wait
-        if not self._troubles.is_news(str(error)):
+        if not self.troubles.is_news(str(error)):
             return
         self._journal.warning(
             "scan failed: %s — it is still owed, next try in %s",

@@ -15,6 +15,7 @@ from .errors import DatabaseError
 from .logs import database_journal as journal
 from .logs import printable, shortened
 from .mailbox import Mailbox, diff
+from .report import report
 from .worker import IdleWorker
 
 READ_RETRY_INITIAL_SECONDS = 1.0
@@ -87,6 +88,10 @@ class Supervisor:
         """Read the rows now; when a reading is under way, once more after it."""
         self._read_again = self._reading
         self._read_at = time.monotonic()
+
+    def report(self) -> None:
+        """Log how the mailboxes are doing."""
+        report(self._workers.values())
 
     def stop(self) -> None:
         """Leave `run`."""

@@ -69,6 +69,19 @@ class _End:
     remedy: _Remedy
 
 
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How one mailbox is doing, for whoever asks; times in seconds."""
+
+    state: State
+    for_seconds: float
+    owes: bool
+    next_try_seconds: float | None
+    late_seconds: float
+    """How long its thread's next step is overdue; negative when it is not."""
+    trouble: str
+
+
 class SessionLike(Protocol):
     """What the worker uses of a session: see `imap.Session`."""
 
@@ -155,7 +168,10 @@ class IdleWorker(threading.Thread):
         self._opened_at = math.inf
         self._cut_short = 0
         self._troubles = Repeats(shared.clock)
-        self._progress_by = math.inf
+        self._next_step_by = math.inf
+        self._cut_at = -math.inf
+        self._next_try_at = -math.inf
+        self._state_since = shared.clock()
         self._renewal = Renewal(shared.timing.idle_renew_seconds)
         timing = shared.timing
         self._reconnects = Backoff(
@@ -181,15 +197,29 @@ class IdleWorker(threading.Thread):
 
     def cut(self) -> None:
         """Free the thread if it hangs in its session."""
+        self._cut_at = self._shared.clock()
         if (session := self._session) is not None:
             session.cut()
 
+    def status(self) -> Status:
+        """How it is doing. Any thread may call; what it reads may be a moment old."""
+        now = self._shared.clock()
+        next_try = max(self._next_try_at, self._scanner.not_before)
+        return Status(
+            state=self.state,
+            for_seconds=now - self._state_since,
+            owes=self.debt.owed,
+            next_try_seconds=next_try - now if next_try > now else None,
+            late_seconds=now - self._next_step_by,
+            trouble=self._troubles.last or self._scanner.troubles.last,
+        )
+
     def is_overdue(self) -> bool:
-        """Whether the thread should long have made its next step; asked again, from then on."""
-        if self._shared.clock() < self._progress_by:
-            return False
-        self._expect_progress(0.0)
-        return True
+        """Whether the thread should long have made its next step, a scan's length included, and
+        was not cut just now.
+        """
+        slack = self._shared.timing.scan_timeout_seconds + PROGRESS_SLACK_SECONDS
+        return self._shared.clock() > max(self._next_step_by, self._cut_at) + slack
 
     # On its own thread
 
@@ -426,6 +456,7 @@ class IdleWorker(threading.Thread):
             self._journal.warning("%s", printable(end.text))
         self._journal.info("reconnecting in %s (attempt %d)", seconds_text(wait), self._attempt + 1)
         self._change_state(State.BACKING_OFF)
+        self._next_try_at = self._shared.clock() + wait
         self.pay_for(wait)
 
     def _park(self, end: _End) -> None:
@@ -438,14 +469,14 @@ class IdleWorker(threading.Thread):
         if self._troubles.is_news(end.text):
             self._journal.error("%s — parked: next try when %s", printable(end.text), next_try)
         self._change_state(State.PARKED)
+        self._next_try_at = self._shared.clock() + wait
         self.pay_for(wait)
 
     def _expect_progress(self, seconds: float) -> None:
-        """The next step comes within ``seconds``, or a scan's length more, if all is well."""
-        slack = self._shared.timing.scan_timeout_seconds + PROGRESS_SLACK_SECONDS
-        self._progress_by = self._shared.clock() + seconds + slack
+        """The next step comes within ``seconds``, if all is well and no scan is under way."""
+        self._next_step_by = self._shared.clock() + seconds
 
     def _change_state(self, state: State) -> None:
         if state is not self.state:
             self._journal.debug("%s → %s", self.state.value, state.value)
-            self.state = state
+            self.state, self._state_since = state, self._shared.clock()

@@ -55,7 +55,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hosts": {"backoff", "gate", "logs"},
     "refusals": set(),
     "worker": LEAVES | {"backend", "hosts", "imap", "scanner"},
-    "supervisor": {"backoff", "debt", "errors", "logs", "mailbox", "worker"},
+    "report": {"backoff", "logs", "worker"},
+    "supervisor": {"backoff", "debt", "errors", "logs", "mailbox", "report", "worker"},
     "check": LEAVES | {"backend", "imap", "worker"},
     "__main__": {*MODULES, ""} - {"__main__"},
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """The limits at one host: attempts at once, and the rate of logins."""
 
+import re
 from itertools import pairwise
 
 from conftest import Run
@@ -93,3 +94,43 @@ def test_a_dead_host_holds_up_no_other(
             daemon.wait_line("[idle/user@example.org] connected")
             assert dead.connects == 1
             assert daemon.stop() == 0
+
+
+def test_a_host_that_is_down_is_probed_by_one(
+    run: Run, database: Database, certificates: Certificates
+) -> None:
+    """After five mailboxes failed, one probes, the others wait; all return when it answers."""
+    users = {f"{number}@example.org": "secret" for number in range(12)}
+    context = certificates.server_context()
+    with ScriptedImap(Mailbox(), tls_context=context, users=users) as server:
+        server.on("greeting", b"* BYE Down for maintenance\r\n", instead=True)
+        for name in users:
+            database.add(name, imap_port=server.port, password_encrypted=stored("secret"))
+        with run(RECONNECT_MAX_SECONDS="1", HOST_CONNECTS_AT_ONCE="3") as daemon:
+            line = daemon.wait_line("[idle/host] localhost:")
+            assert "is down: 5 mailboxes in a row could not connect" in line
+            down_at = server.connects
+            server.wait_for_connections(down_at + 6)
+            open_at_once = [c for c in server.connections if c.closed is None]
+            assert len(open_at_once) <= 3
+            assert daemon.text.count("is down:") == 1
+            server.off("greeting")
+            daemon.wait_line("answers again: its mailboxes return")
+            server.wait_for_idling(12, 30)
+            assert not re.search(r"attempt [4-9]", daemon.text)
+            assert daemon.stop() == 0
+
+
+def test_refused_passwords_do_not_make_a_host_down(
+    run: Run, database: Database, certificates: Certificates
+) -> None:
+    """Seven wrong passwords say nothing about the host."""
+    with ScriptedImap(Mailbox(), tls_context=certificates.server_context()) as server:
+        for number in range(7):
+            database.add(
+                f"{number}@example.org", imap_port=server.port, password_encrypted=stored("no")
+            )
+        with run() as daemon:
+            for number in range(7):
+                daemon.wait_line(f"[idle/{number}@example.org] the server refused the login")
+            assert "is down" not in daemon.text
