@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
+# Until the handlers are installed there is nothing to stop in order: a stop ends the process with
+# status 0, as later, and SIGHUP and SIGUSR1 do not end it.
+if __name__ == "__main__":
+    for _number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(_number, lambda _signum, _frame: os._exit(0))
+    for _number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(_number, signal.SIG_IGN)
+
 import argparse
 import functools
-import os
 import resource
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from . import __version__, logs
 from .backend import Backend
@@ -35,6 +45,8 @@ EX_FAULT = 1
 EX_CONFIG = 78  # sysexits.h
 # Deep enough for TLS handshakes and requests; 32 KiB crash CPython 3.13 on nested answers.
 THREAD_STACK_BYTES = 256 * 1024
+# For the database, the backend, modules that are being read and the like.
+OTHER_DESCRIPTORS = 128
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,11 +58,16 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         return _report(error, preflight=options.command == "check")
     threading.stack_size(THREAD_STACK_BYTES)
-    logs.set_up(config.log_level, secrets=_secrets(values, config))
+    preflight = options.command == "check"
+    logs.set_up("info" if preflight else config.log_level, secrets=_secrets(values, config))
     _harden()
-    if options.command == "check":
-        return EX_OK if _check(config).run() else EX_FAULT
-    return _run_daemon(config)
+    if not preflight:
+        _run_daemon(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    well = _check(config).run()
+    logs.drain()
+    return EX_OK if well else EX_FAULT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(error: ConfigError, preflight: bool) -> int:
+    if preflight:
+        error.problems.append("check failed — the environment cannot be used")
     for problem in error.problems:
         print(logs.escaped(f"[idle/db] {problem}"), file=sys.stderr)  # noqa: T201  # no log yet
     return EX_FAULT if preflight else EX_CONFIG
@@ -85,6 +104,12 @@ def _harden() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _most_sessions() -> int:
+    """How many sessions the file descriptors suffice for: one each, and one for a shared bell."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (descriptors - OTHER_DESCRIPTORS) * Bells.SHARED_BY // (Bells.SHARED_BY + 1)
 
 
 def _backend(config: Config) -> Backend:
@@ -113,22 +138,23 @@ def _check(config: Config) -> Check:
     )
 
 
-def _run_daemon(config: Config) -> int:
+def _run_daemon(config: Config) -> NoReturn:
     backend = _backend(config)
     supervisor = Supervisor(
         _store(config).read,
         _worker_factory(config, backend),
         backend,
         config.refresh_interval_seconds,
+        _most_sessions(),
     )
     _install_signal_handlers(supervisor)
     hanging = supervisor.run()
     backend.close()
-    if not hanging:
+    if hanging:
+        journal.warning("stopped without waiting for %s", logs.shortened(", ".join(hanging)))
+    else:
         journal.info("stopped")
-        return EX_OK
-    journal.warning("stopped without waiting for %s", logs.shortened(", ".join(hanging)))
-    sys.stdout.flush()
+    logs.drain()
     os._exit(EX_OK)  # not sys.exit: threads that hang in a system call would be waited for
 
 

@@ -236,8 +236,9 @@ def _result(answer: Answer) -> ScanResult:
             _retry_after_seconds(headers.get("retry-after"), datetime.now(UTC)),
         )
     counts = _json_object(content)
-    if counts is None:
+    if counts is None and content.strip():
         return ScanResult(remark="the backend's answer is no JSON object: is BACKEND_URL right?")
+    counts = counts or {}
     return ScanResult(_count(counts.get("scanned")), _count(counts.get("blocked")))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from .errors import DatabaseError, RebreakError, ScanFailed
+from .errors import DatabaseError, PasswordUnreadable, RebreakError, ScanFailed
 from .logs import Journal, printable
 from .logs import database_journal as journal
 from .mailbox import Mailbox
@@ -76,6 +76,9 @@ class Check:
         except RebreakError as error:
             report.error("%s", printable(str(error)))
             return False
+        except Exception:  # noqa: BLE001  # one mailbox's trouble hides no other's
+            report.exception("unexpected error:")
+            return False
         report.info(
             "password opens, %s:%d reached over TLS, login ok, %s",
             mailbox.host,
@@ -89,7 +92,13 @@ class Check:
             raise RebreakError(f"the row cannot be used: {mailbox.problem}")
         session = self._connect(mailbox, self._stop)
         try:
-            session.open(self._open_password(mailbox.stored_password))
+            session.connect()
+            try:
+                password = self._open_password(mailbox.stored_password)
+            except PasswordUnreadable as error:
+                where = f"{mailbox.host}:{mailbox.port}"
+                raise RebreakError(f"{error}; {where} reached over TLS, no login tried") from error
+            session.login(password)
             count = session.examine().exists
             way = "IDLE offered" if session.offers_idle else "no IDLE: will be polled"
             return f"INBOX has {count} messages, {way}"

@@ -13,6 +13,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from .errors import ConfigError
 from .store import DEFAULT_QUERY, Database, parse_database_url
@@ -73,6 +74,9 @@ def environment(directory: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         problem = f".env cannot be read ({error.__class__.__name__}): mend it or remove it"
         raise ConfigError([problem]) from None
+    wrong = [str(found.original.line) for found in parse_stream(StringIO(text)) if found.error]
+    if wrong:
+        raise ConfigError([f".env cannot be understood in line {', '.join(wrong)}: mend it"])
     found = dotenv_values(stream=StringIO(text), interpolate=False)
     values = {name: value for name, value in found.items() if value is not None}
     for name in OPENSSL_VARIABLES:
@@ -216,6 +220,14 @@ def _header_name(text: str) -> str:
     # RFC 9110, section 5.6.2: a field name is a token.
     if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
         raise ValueError(f"is {_shown(text)}: give the name of an HTTP header")
+    if text.lower() in (
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "transfer-encoding",
+    ):
+        raise ValueError(f"is {_shown(text)}, which HTTP itself needs: give another name")
     return text
 
 

@@ -6,7 +6,7 @@ success of a request that began afterwards pays it. Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 
 # The `reason` of a scan request, the most telling first: of several debts the first is named.
@@ -75,29 +75,33 @@ class Watermark:
     """How far a mailbox is known, so that mail which nobody announced is found by UIDNEXT.
 
     UIDNEXT grows by one or more with each message (RFC 9051, section 2.3.1.1), and while INBOX is
-    selected each arrival raises EXISTS by one. So UIDNEXT less the last one is never below the
-    number of arrivals, the announced ones are never above it, and where the two are equal nothing
-    came unannounced.
+    selected each arrival raises EXISTS by one, and nothing but EXPUNGE lowers it. So UIDNEXT less
+    the last one is never below the number of arrivals, the announced ones are never above it, and
+    where the two are equal nothing came unannounced. A count that falls without EXPUNGE breaks
+    this, and makes the next snapshot say nothing.
     """
 
     _last: Snapshot | None = None
     _count: int = 0
-    _announced: int = field(default=0)
+    _announced: int = 0
+    _doubtful: bool = False
 
     def announced(self, exists: int) -> None:
         """The server announced ``* <exists> EXISTS``."""
+        self._doubtful |= exists < self._count
         self._announced += max(0, exists - self._count)
         self._count = exists
 
     def expunged(self) -> None:
         """The server announced one EXPUNGE."""
+        self._doubtful |= self._count == 0
         self._count = max(0, self._count - 1)
 
     def examined(self, now: Snapshot) -> Finding:
         """Take the new snapshot; anything but `Finding.NOTHING` means that a scan is owed."""
-        last, announced = self._last, self._announced
-        self._last, self._count, self._announced = now, now.exists, 0
-        if last is None or now.uidnext is None or last.uidnext is None:
+        last, announced, doubtful = self._last, self._announced, self._doubtful
+        self._last, self._count, self._announced, self._doubtful = now, now.exists, 0, False
+        if doubtful or last is None or now.uidnext is None or last.uidnext is None:
             return Finding.UNKNOWN
         if now.uidvalidity is None or now.uidvalidity != last.uidvalidity:
             return Finding.UNKNOWN

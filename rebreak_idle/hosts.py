@@ -40,7 +40,7 @@ class Rate:
         self._per_second = per_second
         self._clock = clock
         self._lock = threading.Lock()
-        self._tokens = self._most = 2 * per_second
+        self._tokens = self._most = max(1.0, 2 * per_second)
         self._counted_at = clock()
 
     def take(self) -> float:
@@ -53,10 +53,11 @@ class Rate:
 
 
 class Waiter(Protocol):
-    """Whoever wants to connect: see `worker.IdleWorker`. Both may raise `errors.Interrupted`."""
+    """Whoever wants to connect: see `worker.IdleWorker`. All may raise `errors.Interrupted`."""
 
-    def wait_for_place(self, ticket: Ticket) -> None: ...
+    def wait_for_place(self, ticket: Ticket) -> bool: ...
     def pay_for(self, seconds: float) -> None: ...
+    def pause(self, seconds: float) -> None: ...
 
 
 class Host:
@@ -96,7 +97,7 @@ class Host:
         """Wait for a place, and for a turn to log in; the place is held to the end of the block."""
         ticket = self._place(waiter)
         try:
-            waiter.pay_for(self._logins.take())
+            waiter.pause(self._logins.take())
             yield
         finally:
             ticket.leave()
@@ -106,15 +107,16 @@ class Host:
             down = self.is_down
             ticket = (self._probes if down else self._connects).queue()
             try:
-                waiter.wait_for_place(ticket)
-                if down:
+                granted = waiter.wait_for_place(ticket)
+                if granted and down:
                     waiter.pay_for(self._probe_at - self._clock())
             except BaseException:
                 ticket.leave()
                 raise
-            if down == self.is_down:
+            if granted and down == self.is_down:
                 return ticket
             ticket.leave()
+            waiter.pay_for(0.0)  # never while a place is held, or about to be given
 
     def worked(self) -> None:
         """A mailbox was connected, or at least got as far as being refused its password."""

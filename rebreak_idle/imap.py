@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from imapclient.exceptions import CapabilityError
+from imapclient.exceptions import CapabilityError, IMAPClientError
 
 from . import __version__
 from .addresses import resolve
@@ -19,7 +19,7 @@ from .debt import Snapshot
 from .errors import LoginRefused, MailboxUnusable, RebreakError, SessionLost
 from .mailbox import Mailbox
 from .refusals import Move, whose_move
-from .responses import Kind, Line
+from .responses import Kind, Line, read_line
 from .stream import Stream, reason
 from .transport import Client, Hearing
 from .wake import Stop
@@ -114,11 +114,20 @@ class Session:
             LoginRefused: the server answered NO to the credentials.
             MailboxUnusable: user name or password cannot be sent at all.
         """
+        _refuse_control_characters(self._mailbox.username, password)
+        self.connect()
+        self.login(password)
+
+    def connect(self) -> None:
+        """Connect and secure the connection."""
+        with self._translated(f"connecting to {self._mailbox.host}:{self._mailbox.port}"):
+            self._connect()
+
+    def login(self, password: str) -> None:
+        """Log in; raises what `open` does."""
         username = self._mailbox.username
         _refuse_control_characters(username, password)
         self._secrets = _forms(username, password)
-        with self._translated(f"connecting to {self._mailbox.host}:{self._mailbox.port}"):
-            self._connect()
         with self._translated("logging in"):
             self._login(username, password)
             self._introduce()
@@ -133,24 +142,32 @@ class Session:
     def examine(self) -> Snapshot:
         """EXAMINE INBOX (read-only, RFC 9051, section 6.3.3).
 
-        The first EXISTS of the answer belongs to the snapshot; a further one came on top of it and
-        is kept for `wait`.
+        An answer with more than one EXISTS mixes news of the selection before or after it with its
+        own: then nobody can say what UIDNEXT includes, and it counts as not told.
         """
         with self._translated("examining INBOX"):
             answer = self._client.select_folder("INBOX", readonly=True)
-            further = self._client.transport.untagged_responses.get("EXISTS", [])[1:]
-            self._hearing.lines += [Line(Kind.EXISTS, int(number)) for number in further]
+            counts = [int(n) for n in self._client.transport.untagged_responses.get("EXISTS", [])]
         return Snapshot(
-            exists=answer.get(b"EXISTS", 0),
-            uidnext=answer.get(b"UIDNEXT"),
+            exists=counts[-1] if counts else 0,
+            uidnext=answer.get(b"UIDNEXT") if len(counts) == 1 else None,
             uidvalidity=answer.get(b"UIDVALIDITY"),
         )
 
-    def start_idle(self) -> None:
-        """IDLE (RFC 2177). What the server says before it agrees is kept for `wait`."""
+    def start_idle(self) -> bool:
+        """IDLE (RFC 2177); False when the server answers NO or BAD to it.
+
+        What the server says before it agrees is kept for `wait`.
+        """
         with self._translated("starting IDLE"):
-            self._client.idle()
+            try:
+                self._client.idle()
+            except IMAPClientError:
+                if read_line(self._hearing.last.rstrip()).kind is Kind.TAGGED:
+                    return False
+                raise
         self._idling = True
+        return True
 
     def wait(self, seconds: float) -> list[Line]:
         """What the server says in IDLE; empty when it said nothing of interest for ``seconds``.

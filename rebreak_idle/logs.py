@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import io
+import atexit
 import logging
+import os
+import queue
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TextIO
 
 # How much of one text that comes from outside a line shows.
@@ -26,10 +31,8 @@ def set_up(level: str, stream: TextIO | None = None, secrets: Iterable[str] = ()
 
     Other libraries' loggers stay silent: their debug output shows passwords.
     """
-    stream = stream or sys.stdout
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(stream) if stream else Writer(sys.stdout.fileno())
+    atexit.register(drain)
     _secrets[:] = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
     handler.setFormatter(_Formatter())
     log.handlers[:] = [handler]
@@ -78,6 +81,55 @@ class _Formatter(logging.Formatter):
             if len(secret) >= NET_CHARACTERS:
                 text = text.replace(secret, "***")
         return text
+
+
+class Writer(logging.Handler):
+    """Writes lines to a descriptor from a thread of its own.
+
+    A reader that stalls blocks that thread and nobody else; what then does not fit into the queue
+    is left out, and said to be. A reader that went away ends the log, not the daemon.
+    """
+
+    MOST_LINES = 10_000
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._lines: queue.Queue[str] = queue.Queue(self.MOST_LINES)
+        self._left_out = 0
+        threading.Thread(target=self._write, name="idle-log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if self._left_out and not self._lines.full():
+            text = f"[{DATABASE_PREFIX}] {self._left_out} lines of the log were left out\n{text}"
+            self._left_out = 0
+        try:
+            self._lines.put_nowait(text)
+        except queue.Full:
+            self._left_out += 1
+
+    def drain(self, seconds: float) -> None:
+        """Wait until all is written, at most ``seconds``."""
+        end = time.monotonic() + seconds
+        with self._lines.all_tasks_done:
+            while self._lines.unfinished_tasks and (left := end - time.monotonic()) > 0:
+                self._lines.all_tasks_done.wait(left)
+
+    def _write(self) -> None:
+        while True:
+            data = (self._lines.get() + "\n").encode("utf-8", "backslashreplace")
+            with suppress(OSError):
+                while data:
+                    data = data[os.write(self._descriptor, data) :]
+            self._lines.task_done()
+
+
+def drain(seconds: float = 1.0) -> None:
+    """Wait until all that was logged is written, at most ``seconds``."""
+    for handler in log.handlers:
+        if isinstance(handler, Writer):
+            handler.drain(seconds)
 
 
 class Repeats:

@@ -88,6 +88,8 @@ def _without_prisma(url: str) -> tuple[str, str]:
     if scheme not in ("postgres", "postgresql"):
         raise ValueError("must begin with postgresql:// or postgres://")
     place, _, query = rest.partition("?")
+    if "@" in query:
+        raise ValueError(f"is ambiguous: {EXAMPLE}, and {ENCODE}")
     _check_place(place)
     parameters = [item for item in query.split("&") if item]
     _check_parameters(parameters)
@@ -103,8 +105,8 @@ def _check_place(place: str) -> None:
     hosts = authority.rpartition("@")[2].split(",")
     ports = [re.sub(r"^(\[[^]]*\]|[^:]*)", "", host) for host in hosts]
     if "#" in place or authority.count("@") > 1:
-        raise ValueError(f"is ambiguous: {ENCODE}")
-    if not all(re.fullmatch(r"(:[0-9]*)?", port) for port in ports):
+        raise ValueError(f"is ambiguous: {EXAMPLE}, and {ENCODE}")
+    if not all(re.fullmatch(r"(:[0-9]{0,5})?", p) and int(p[1:] or 0) < 65536 for p in ports):
         raise ValueError(f"has a port that is not a number: {EXAMPLE}, and {ENCODE}")
 
 

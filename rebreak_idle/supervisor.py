@@ -6,7 +6,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
 from .backoff import Backoff, seconds_text
@@ -57,11 +57,13 @@ class Supervisor:
         make_worker: MakeWorker,
         requests: RequestsUnderWay,
         refresh_interval_seconds: float,
+        most_sessions: int,
     ) -> None:
         self._read_rows = read_rows
         self._make_worker = make_worker
         self._requests = requests
         self._interval = refresh_interval_seconds
+        self._most_sessions = most_sessions
         self._retries = Backoff(
             min(READ_RETRY_INITIAL_SECONDS, self._interval), self._interval, random.random
         )
@@ -123,7 +125,10 @@ class Supervisor:
     def _start_reading(self) -> None:
         """Read on a thread of its own: a database that hangs must not keep signals waiting."""
         self._reading = True
-        threading.Thread(target=self._read, name="idle-db", daemon=True).start()
+        try:
+            threading.Thread(target=self._read, name="idle-db", daemon=True).start()
+        except RuntimeError as error:
+            self.not_read(str(error))
 
     def _read(self) -> None:
         try:
@@ -145,6 +150,13 @@ class Supervisor:
         self._wanted = {mailbox.id: mailbox for mailbox in rows}
         self._reconcile()
         sessions = sum(id_ in self._wanted for id_ in self._workers)
+        if len(rows) > self._most_sessions:
+            journal.error(
+                "%d active connections need more file descriptors than this process may have, "
+                "enough for %d: raise its limit (ulimit -Hn) and start it again",
+                len(rows),
+                self._most_sessions,
+            )
         journal.info("refreshed — %d active connections, %d sessions", len(rows), sessions)
 
     def not_read(self, text: str) -> None:
@@ -169,20 +181,23 @@ class Supervisor:
     def _reconcile(self) -> None:
         running = {id_: worker.mailbox for id_, worker in self._workers.items()}
         difference = diff(running, self._wanted.values())
-        ask_to_stop(self._workers[id_] for id_ in (*difference.removed, *difference.changed))
+        for id_ in (*difference.removed, *difference.changed):
+            self._workers[id_].ask_to_stop()
+            self._workers[id_].stop.bell.ring()
         for id_ in difference.added:
             self._start(self._wanted[id_])
 
     def _start(self, mailbox: Mailbox) -> None:
-        worker = self._make_worker(mailbox, self._ended, self._inherited.pop(mailbox.id, None))
         try:
+            worker = self._make_worker(mailbox, self._ended, self._inherited.get(mailbox.id))
             worker.start()
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             journal.error(
-                "no thread for %s (%s): next try at the next refresh", mailbox.name, error
+                "no session for %s (%s): next try at the next refresh", mailbox.name, error
             )
         else:
             self._workers[mailbox.id] = worker
+            self._inherited.pop(mailbox.id, None)
 
     def _ended(self, worker: IdleWorker) -> None:
         """Called by a worker on its own thread when it is about to end."""
@@ -218,22 +233,16 @@ class Supervisor:
         workers = list(self._workers.values())
         journal.info("stopping — logging out of %d sessions", len(workers))
         started = time.monotonic()
-        ask_to_stop(workers)
+        for worker in workers:
+            worker.ask_to_stop()
+        for bell in {worker.stop.bell for worker in workers}:
+            bell.ring_for_good()
         alive = _join(workers, started + SCANS_END_SECONDS)
         self._requests.cut_all()
         alive = _join(alive, started + SESSIONS_END_SECONDS)
         for worker in alive:
             worker.cut()
         return [worker.mailbox.name for worker in _join(alive, started + STOP_SECONDS)]
-
-
-def ask_to_stop(workers: Iterable[IdleWorker]) -> None:
-    """Tell all of them first, then ring the bells that they share."""
-    asked = list(workers)
-    for worker in asked:
-        worker.ask_to_stop()
-    for bell in {worker.stop.bell for worker in asked}:
-        bell.ring()
 
 
 def _join(workers: list[IdleWorker], deadline: float) -> list[IdleWorker]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 
 from .errors import Interrupted
+
+# No lock can be waited for longer than some centuries.
+LONGEST_WAIT_SECONDS = 366 * 86400.0
 
 
 class Latch:
@@ -40,10 +44,14 @@ class Bell:
         self._lock = threading.Lock()
 
     def ring(self) -> None:
-        """Any thread may call."""
-        with self._lock:
+        """Any thread may call. Out of descriptors nobody is woken: all waits end by themselves."""
+        with self._lock, suppress(OSError):
             old, self.latch = self.latch, Latch()
-        old.set()
+            old.set()
+
+    def ring_for_good(self) -> None:
+        """Wake all, now and whenever they wait again: for those that are all to stop."""
+        self.latch.set()
 
 
 class Stop:
@@ -67,7 +75,7 @@ class Stop:
 
     def wait(self, seconds: float) -> bool:
         """Wait for the stop; True when it came."""
-        return self._event.wait(max(0.0, seconds))
+        return self._event.wait(min(max(0.0, seconds), LONGEST_WAIT_SECONDS))
 
     def check(self) -> None:
         """

@@ -89,9 +89,11 @@ class SessionLike(Protocol):
     def offers_idle(self) -> bool: ...
     @property
     def idling(self) -> bool: ...
+    def connect(self) -> None: ...
+    def login(self, password: str) -> None: ...
     def open(self, password: str) -> None: ...
     def examine(self) -> Snapshot: ...
-    def start_idle(self) -> None: ...
+    def start_idle(self) -> bool: ...
     def wait(self, seconds: float) -> list[Line]: ...
     def end_idle(self) -> list[Line]: ...
     def take_heard(self) -> list[Line]: ...
@@ -178,7 +180,10 @@ class IdleWorker(threading.Thread):
             timing.reconnect_initial_seconds, timing.reconnect_max_seconds, random.random
         )
         self._login_retries = Backoff(
-            timing.auth_retry_seconds, AUTH_RETRY_MAX_SECONDS, random.random, exact=EXACT_ALWAYS
+            timing.auth_retry_seconds,
+            max(timing.auth_retry_seconds, AUTH_RETRY_MAX_SECONDS),
+            random.random,
+            exact=EXACT_ALWAYS,
         )
 
     @property
@@ -301,22 +306,30 @@ class IdleWorker(threading.Thread):
         session.open(password)
         return session
 
-    def wait_for_place(self, ticket: Ticket) -> None:
-        """Wait for a place at the host; what is owed is paid meanwhile. On its own thread.
+    def wait_for_place(self, ticket: Ticket) -> bool:
+        """Wait for a place at the host; False when a scan is to be paid first. On its own thread.
 
         Raises:
             Interrupted: the stop came first.
         """
+        self._expect_progress(math.inf)
         self._host_ticket = ticket
         try:
-            while not ticket.wait(
-                max(1.0, self._scanner.next_try(math.inf) - self._shared.clock())
-            ):
-                self.stop.check()
-                self._expect_progress(math.inf)
-                self._pay_at_once()
+            self.stop.check()
+            granted = ticket.wait(max(1.0, self._scanner.next_try(math.inf) - self._shared.clock()))
+            self.stop.check()
+            return granted
         finally:
             self._host_ticket = None
+
+    def pause(self, seconds: float) -> None:
+        """Wait, and do nothing else. On its own thread.
+
+        Raises:
+            Interrupted: the stop came first.
+        """
+        if self.stop.wait(seconds):
+            raise Interrupted("stopping")
 
     def _close(self) -> None:
         """Leave the session; what it had still heard counts."""
@@ -328,14 +341,12 @@ class IdleWorker(threading.Thread):
     def _watch(self, session: SessionLike) -> NoReturn:
         """Watch INBOX for as long as the session lasts."""
         self._take_snapshot(session, CATCH_UP)
-        if session.offers_idle:
-            session.start_idle()
+        idling = session.offers_idle and session.start_idle()
         self._journal.info("connected (%s:%d)", self.mailbox.host, self.mailbox.port)
-        if not session.offers_idle:
-            self._poll(session)
-        while True:
+        while idling:
             self._idle_once(session)
-            session.start_idle()
+            idling = session.start_idle()
+        self._poll(session)
 
     def _poll(self, session: SessionLike) -> NoReturn:
         """Ask for new mail again and again: the server has no IDLE."""
@@ -359,7 +370,6 @@ class IdleWorker(threading.Thread):
             self._after_cut_short(self._shared.clock() - began_at)
         self._expect_progress(COMMANDS_IN_A_ROW * self._shared.timing.imap_timeout_seconds)
         self._hear(session.end_idle())
-        self._pay_at_once()
         if self._take_snapshot(session, CATCH_UP) is Finding.UNANNOUNCED and renewed:
             self._renewal.unannounced()
             self._journal.warning(
@@ -416,7 +426,7 @@ class IdleWorker(threading.Thread):
         elif Kind.UNREADABLE in kinds:
             self._journal.warning(
                 "the server said what cannot be understood, a scan is made in case it was mail: %s",
-                printable(ascii(lines[-1].text)),
+                printable(ascii(next(line.text for line in lines if line.text))),
             )
             self._scanner.owe(CATCH_UP)
 

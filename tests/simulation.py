@@ -195,6 +195,9 @@ class SimulatedSession:
     def offers_idle(self) -> bool:
         return self._server.offers_idle
 
+    def connect(self) -> None: ...
+    def login(self, password: str) -> None: ...
+
     def open(self, password: str) -> None:
         self._command(needs_login=False)
         if self._server.refusing:
@@ -209,9 +212,10 @@ class SimulatedSession:
         uidnext = server.uidnext if server.tells_uidnext else None
         return Snapshot(server.exists, uidnext, server.uidvalidity)
 
-    def start_idle(self) -> None:
+    def start_idle(self) -> bool:
         self._command()
         self.idling = True
+        return True
 
     def wait(self, seconds: float) -> list[Line]:
         self._receive()
@@ -314,7 +318,7 @@ class World:
             timing=TIMING,
             clock=self.turns.clock,
         )
-        self.supervisor = Supervisor(list, self._make_worker, self, 300)
+        self.supervisor = Supervisor(list, self._make_worker, self, 300, 1000)
 
     @staticmethod
     def _row(id_: str, password: str) -> Mailbox:

@@ -34,13 +34,16 @@ class Session:
         self._stop = stop
         self._cut = threading.Event()
 
+    def connect(self) -> None: ...
+    def login(self, password: str) -> None: ...
     def open(self, password: str) -> None: ...
 
     def examine(self) -> Snapshot:
         return Snapshot(0, 1, 1)
 
-    def start_idle(self) -> None:
+    def start_idle(self) -> bool:
         self.idling = True
+        return True
 
     def wait(self, seconds: float) -> list[Line]:
         self._stop.wait(seconds)
@@ -125,7 +128,7 @@ def supervised(
     ) -> IdleWorker:
         return IdleWorker(mailbox, shared, Stop(Bell()), ended, debt)
 
-    supervisor = Supervisor(lambda: rows, make_worker, scans, 300)
+    supervisor = Supervisor(lambda: rows, make_worker, scans, 300, 1000)
     hanging: list[str] = []
     thread = threading.Thread(target=lambda: hanging.extend(supervisor.run()), name="supervisor")
     logs.log.setLevel(logging.INFO)
