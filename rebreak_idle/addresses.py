@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from .errors import SessionLost
 
+SHOWN_CHARACTERS = 100
 Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
 
 # NAT64's well-known prefix (RFC 6052, section 2.1) holds an IPv4 address; ipaddress knows the
@@ -32,16 +33,17 @@ def resolve(host: str, port: int, allow_private: bool) -> list[Address]:
         SessionLost: the name does not resolve.
         AddressRefused: it leads to addresses of a private network only.
     """
+    shown = ascii(host if len(host) <= SHOWN_CHARACTERS else host[:SHOWN_CHARACTERS] + "…")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "not a valid name"
-        raise SessionLost(f"the host {host!a} does not resolve ({reason})") from error
+        raise SessionLost(f"the host {shown} does not resolve ({reason})") from error
     addresses = [(family, sockaddr) for family, _, _, _, sockaddr in found]
     allowed = [a for a in addresses if allow_private or is_public(str(a[1][0]))]
     if not allowed:
         raise AddressRefused(
-            f"the host {host!a} leads to {addresses[0][1][0]}, which is not a public address: "
+            f"the host {shown} leads to {addresses[0][1][0]}, which is not a public address: "
             "mend the row, or set IMAP_ALLOW_PRIVATE_HOSTS=true if that is wanted"
         )
     return allowed  # type: ignore[return-value]  # the shapes of AF_INET and AF_INET6

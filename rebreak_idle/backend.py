@@ -228,7 +228,7 @@ def _result(answer: Answer) -> ScanResult:
     """
     status, phrase, headers, content = answer
     if not 200 <= status < 300:
-        said = _ADVICE.get(status) or content[:200].decode("utf-8", "replace").strip()
+        said = _ADVICE.get(status) or content[:2000].decode("utf-8", "replace").strip()
         if 300 <= status < 400:
             said = "redirects are not followed: set BACKEND_URL to where the backend itself listens"
         raise ScanFailed(
@@ -258,7 +258,7 @@ def _retry_after_seconds(value: str | None, now: datetime) -> float | None:
         return float(value)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError, TypeError, IndexError):
         return None
     return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - now).total_seconds())
 
@@ -272,4 +272,6 @@ def _json_object(content: bytes) -> dict[str, Any] | None:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    """A number fit for the log."""
+    plausible = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**12
+    return value if plausible else None  # type: ignore[return-value]  # checked just now

@@ -77,8 +77,9 @@ class Watermark:
     UIDNEXT grows by one or more with each message (RFC 9051, section 2.3.1.1), and while INBOX is
     selected each arrival raises EXISTS by one, and nothing but EXPUNGE lowers it. So UIDNEXT less
     the last one is never below the number of arrivals, the announced ones are never above it, and
-    where the two are equal nothing came unannounced. A count that falls without EXPUNGE breaks
-    this, and makes the next snapshot say nothing.
+    where the two are equal nothing came unannounced. Two things break this, and make a snapshot say
+    nothing: a count that falls without EXPUNGE; and a mail that came while EXAMINE was answered, is
+    in its UIDNEXT and was announced all the same, which shows in the number of messages.
     """
 
     _last: Snapshot | None = None
@@ -92,19 +93,23 @@ class Watermark:
         self._announced += max(0, exists - self._count)
         self._count = exists
 
-    def expunged(self) -> None:
-        """The server announced one EXPUNGE."""
-        self._doubtful |= self._count == 0
-        self._count = max(0, self._count - 1)
+    def expunged(self, messages: int = 1) -> None:
+        """The server announced so many EXPUNGE."""
+        self._doubtful |= self._count < messages
+        self._count = max(0, self._count - messages)
 
     def examined(self, now: Snapshot) -> Finding:
         """Take the new snapshot; anything but `Finding.NOTHING` means that a scan is owed."""
         last, announced, doubtful = self._last, self._announced, self._doubtful
+        count = self._count
         self._last, self._count, self._announced, self._doubtful = now, now.exists, 0, False
         if doubtful or last is None or now.uidnext is None or last.uidnext is None:
             return Finding.UNKNOWN
         if now.uidvalidity is None or now.uidvalidity != last.uidvalidity:
             return Finding.UNKNOWN
-        if now.uidnext != last.uidnext + announced:
+        came = now.uidnext - last.uidnext
+        if came > announced:
             return Finding.UNANNOUNCED
+        if came < announced or (announced and now.exists != count):
+            return Finding.UNKNOWN
         return Finding.NOTHING

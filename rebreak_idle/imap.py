@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from imapclient.exceptions import CapabilityError, IMAPClientError
 
@@ -48,7 +49,7 @@ class _Flood:
 
     WINDOW_SECONDS = 10.0
     MOST_WAKE_UPS = 500
-    MOST_BYTES = 1024 * 1024
+    MOST_BYTES = 256 * 1024
 
     def __init__(self) -> None:
         self._began_at = 0.0
@@ -114,7 +115,9 @@ class Session:
             LoginRefused: the server answered NO to the credentials.
             MailboxUnusable: user name or password cannot be sent at all.
         """
-        _refuse_control_characters(self._mailbox.username, password)
+        username = self._mailbox.username
+        _refuse_control_characters(username, password)
+        self._secrets = _forms(username, password)
         self.connect()
         self.login(password)
 
@@ -175,7 +178,7 @@ class Session:
         May return early and empty.
         """
         with self._translated("in IDLE"):
-            waiting = not self._hearing.lines
+            waiting = not self._hearing.lines and not self._hearing.bye
             self._client.idle_check(seconds if waiting else 0)
         self._refuse_flood()
         if self._client.transport.idle_over:
@@ -189,15 +192,19 @@ class Session:
 
     def end_idle(self) -> list[Line]:
         """DONE; returns what was announced up to its answer."""
-        if self._idling:
-            self._idling = False
-            with self._translated("ending IDLE"):
+        with self._translated("ending IDLE"):
+            if self._idling:
+                self._idling = False
                 self._client.idle_done()
+            elif self._client.transport.idle_over:
+                self._client.idle_check(0)  # what came in one piece with the end
         return self.take_heard()
 
     def take_heard(self) -> list[Line]:
         """What was announced and not yet handed over; also after the session broke."""
-        return self._hearing.take()
+        return [
+            replace(line, text=self._redacted_bytes(line.text)) for line in self._hearing.take()
+        ]
 
     def close(self) -> None:
         """Log out where the server still answers, and close; at most three seconds."""
@@ -284,6 +291,10 @@ class Session:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
+
+    def _redacted_bytes(self, data: bytes) -> bytes:
+        text = self._redacted(data.decode("utf-8", "surrogateescape"))
+        return text.encode("utf-8", "surrogateescape")
 
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:

@@ -131,7 +131,7 @@ class Stream:
         """The next line, empty at the end of the stream, None when it is not there as a whole."""
         while (end := self._buffer.find(b"\n") + 1) == 0:
             if len(self._buffer) > MAX_LINE_BYTES:
-                self._refuse(f"the server sent a line longer than {MAX_LINE_BYTES} bytes")
+                self.refuse(f"the server sent a line longer than {MAX_LINE_BYTES} bytes")
             if self.ended:
                 return b""
             if not self._receive():
@@ -141,7 +141,7 @@ class Stream:
     def exactly(self, size: int) -> bytes:
         """The next ``size`` bytes, waited for; fewer at the end of the stream."""
         if size > MAX_ANSWER_BYTES:
-            self._refuse(f"the server announced a literal of {size} bytes")
+            self.refuse(f"the server announced a literal of {size} bytes")
         while len(self._buffer) < size and not self.ended:
             if not self._receive():
                 self._wait(_READABLE)
@@ -175,11 +175,15 @@ class Stream:
         del self._buffer[:size]
         return data
 
-    def _refuse(self, why: str) -> NoReturn:
-        """A bound of memory is exceeded: nothing more is read of this connection."""
-        self.ended = why
+    def refuse(self, why: str) -> NoReturn:
+        """A bound is exceeded: nothing more is read of this connection.
+
+        Raises:
+            OSError: always.
+        """
+        self.ended = f"provider trouble: {why}"
         self._buffer.clear()
-        raise OSError(why)
+        raise OSError(self.ended)
 
     def _receive(self) -> bool:
         """Read what is there; False when nothing is. The end and errors are noted in `ended`."""
@@ -196,9 +200,9 @@ class Stream:
         self.answer_bytes += len(data)
         self._answer_reads += 1
         if self.answer_bytes > MAX_ANSWER_BYTES:
-            self._refuse(f"the server sent more than {MAX_ANSWER_BYTES} bytes in one answer")
+            self.refuse(f"the server sent more than {MAX_ANSWER_BYTES} bytes in one answer")
         if self._answer_reads > MAX_ANSWER_READS:
-            self._refuse(f"the server sent one answer in more than {MAX_ANSWER_READS} pieces")
+            self.refuse(f"the server sent one answer in more than {MAX_ANSWER_READS} pieces")
         return True
 
     def _retry(self, action: Callable[[], int | None]) -> int:

@@ -23,6 +23,8 @@ from .stream import Stream
 
 # What one `idle_check` takes at most, so that a flood comes in portions.
 IDLE_PORTION_BYTES = 16 * 1024
+# What is kept of one portion, or of one answer, after it was put together.
+MOST_HEARD = 1000
 
 
 @dataclass(slots=True)
@@ -36,8 +38,25 @@ class Hearing:
     last: bytes = b""
     """The last line of all."""
 
+    def add(self, line: Line) -> bool:
+        """Keep what the line says, in as little room as it takes; False when it is too much.
+
+        Growing EXISTS need only the last, EXPUNGE their number, and of what is unreadable the
+        first tells enough.
+        """
+        last = self.lines[-1] if self.lines else None
+        if last is None or last.kind is not line.kind:
+            self.lines.append(line)
+        elif line.kind is Kind.EXPUNGE:
+            self.lines[-1] = Line(Kind.EXPUNGE, last.number + line.number)
+        elif line.kind is Kind.EXISTS and line.number < last.number:
+            self.lines.append(line)
+        elif line.kind is Kind.EXISTS:
+            self.lines[-1] = line
+        return len(self.lines) <= MOST_HEARD
+
     def take(self) -> list[Line]:
-        """The lines so far; each is handed out once."""
+        """The lines so far; each is handed out once. The number of EXPUNGE is how many."""
         lines, self.lines = self.lines, []
         return lines
 
@@ -79,6 +98,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
             raise self.error(f"STARTTLS refused: {data!r}")
         self.stream.secure(ssl_context or self.ssl_context, self.host)
         self.sock = self.stream.sock
+        self.hearing.lines, self.hearing.bye = [], ""
         self.untagged_responses: dict[str, list[bytes]] = {}
         self._tls_established = True
         self._get_capabilities()
@@ -150,8 +170,9 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         while raw := self._next():
             line = read_line(raw.rstrip(b"\r\n"))
             if line.kind in (Kind.EXISTS, Kind.EXPUNGE):
-                self.hearing.lines.append(line)
-                return b"* %d %s\r\n" % (line.number, line.kind.name.encode())
+                self._hear(Line(line.kind, line.number if line.kind is Kind.EXISTS else 1))
+                if self._draining:
+                    return b"* %d %s\r\n" % (line.number, line.kind.name.encode())
             if line.kind is Kind.BYE:
                 return b"* BYE\r\n"
             if line.kind is Kind.TAGGED and self._is_awaited(raw):
@@ -159,8 +180,12 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
             if line.kind is Kind.CONTINUATION and not self._draining:
                 return raw
             if line.kind in (Kind.UNREADABLE, Kind.TAGGED):
-                self.hearing.lines.append(Line(Kind.UNREADABLE, text=raw))
+                self._hear(Line(Kind.UNREADABLE, text=raw))
         return b""
+
+    def _hear(self, line: Line) -> None:
+        if not self.hearing.add(line):
+            self.stream.refuse(f"the server said more than {MOST_HEARD} things at once")
 
     def _next(self) -> bytes:
         if not self._draining:

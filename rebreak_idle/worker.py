@@ -413,7 +413,7 @@ class IdleWorker(threading.Thread):
             if line.kind is Kind.EXISTS:
                 self._watermark.announced(line.number)
             elif line.kind is Kind.EXPUNGE:
-                self._watermark.expunged()
+                self._watermark.expunged(line.number)
         kinds = {line.kind for line in lines}
         if Kind.EXISTS in kinds:
             self._journal.info("exists-event received (new mail)")
