@@ -1,0 +1,258 @@
+"""One mailbox watched by the real worker in the test's own process, and the promise that it keeps.
+
+`Watched` wires an `IdleWorker` as the program does: a real session to a scripted server, real
+requests to a `JudgingBackend`, a real gate and stop. Only the waits are short.
+"""
+
+import itertools
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Self
+
+from recording_backend import RecordingBackend, Request, Script, _Handler
+from rig import ADMIN_SECRET
+from scripted_imap import Mailbox, ScriptedImap
+from waiting import wait_for
+
+from rebreak_idle import logs
+from rebreak_idle.backend import Backend
+from rebreak_idle.gate import Gate
+from rebreak_idle.hosts import Hosts, Limits
+from rebreak_idle.imap import Connector
+from rebreak_idle.mailbox import Mailbox as Row
+from rebreak_idle.responses import Line
+from rebreak_idle.wake import Bell, Stop
+from rebreak_idle.worker import IdleWorker, SessionLike, Surroundings, Timing
+
+# Whatever is found within so long was not found by a time-out, a poll or a renewal: those are a
+# minute and more away unless a test asks for shorter ones.
+PROMPT_SECONDS = 8.0
+# A stop as the program does it: scans may end until the first, then they are cut.
+SCANS_END_SECONDS = 3.0
+STOP_SECONDS = 10.0
+SCAN_PLACES = 16
+CONNECTS_AT_ONCE = 8
+LOGINS_PER_SECOND = 20
+
+QUICK = Timing(
+    idle_renew_seconds=1500.0,
+    idle_check_seconds=60.0,
+    poll_interval_seconds=0.2,
+    reconnect_initial_seconds=0.05,
+    reconnect_max_seconds=0.2,
+    auth_retry_seconds=900.0,
+    imap_timeout_seconds=5.0,
+    scan_timeout_seconds=20.0,
+)
+
+
+class JudgingBackend(RecordingBackend):
+    """A recording backend that knows which scan requests it answered with 2xx, in full."""
+
+    def __init__(self, script: Script | None = None) -> None:
+        super().__init__(script)
+        self.successes: list[Request] = []
+
+    def serve(self, request: Request, handler: _Handler) -> None:
+        statuses: list[int] = []
+        handler.log_request = lambda code="-", size="-": statuses.append(int(code))  # type: ignore[method-assign]
+        super().serve(request, handler)
+        torn = handler.connection.fileno() < 0
+        if request.is_scan and not torn and all(200 <= status < 300 for status in statuses):
+            self.successes.append(request)
+
+
+def unscanned(mailbox: Mailbox, backend: JudgingBackend) -> list[int]:
+    """The UIDs of the mails that no successful scan request followed yet."""
+    last = max((scan.arrived for scan in list(backend.successes)), default=0.0)
+    return [mail.uid for mail in list(mailbox.arrivals) if mail.at >= last]
+
+
+def assert_promise(
+    mailbox: Mailbox, backend: JudgingBackend, within_seconds: float = PROMPT_SECONDS
+) -> None:
+    """Wait until mail arrived and each was followed by a successful scan request.
+
+    Raises:
+        AssertionError: one was not, within `within_seconds`.
+    """
+
+    def kept() -> bool:
+        return bool(mailbox.arrivals) and not unscanned(mailbox, backend)
+
+    try:
+        wait_for(kept, within_seconds, "the scans")
+    except AssertionError as error:
+        raise AssertionError(f"{error} of the mails {unscanned(mailbox, backend)}") from None
+
+
+def assert_stays(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """Watch for so long that `condition` does not cease to hold: for what must *not* happen."""
+    try:
+        wait_for(lambda: not condition(), seconds, what)
+    except AssertionError:
+        return
+    raise AssertionError(f"this did not last: {what}")
+
+
+class _Lines(logging.Handler):
+    """Keeps the log lines of one mailbox, formatted as the program writes them."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self._prefix = f"idle/{name}"
+        self.setFormatter(logs._Formatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "prefix", "") == self._prefix:
+            self.lines += self.format(record).split("\n")
+
+
+class _CountedSession:
+    """A real session that counts how often the worker waits on it: a spin would show."""
+
+    def __init__(self, session: SessionLike, count: Callable[[], None]) -> None:
+        self._session = session
+        self._count = count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def wait(self, seconds: float) -> list[Line]:
+        self._count()
+        return self._session.wait(seconds)
+
+
+class Watched:
+    """One mailbox on `server`, watched for the length of a `with` block.
+
+    `timing` overrides what `QUICK` says. `client` and `scans` are made where they are not given.
+    """
+
+    _numbers = itertools.count(1)
+
+    def __init__(
+        self,
+        server: ScriptedImap,
+        backend: RecordingBackend,
+        context: ssl.SSLContext,
+        *,
+        login: str = "user@example.org",
+        client: Backend | None = None,
+        scans: Gate | None = None,
+        **timing: float,
+    ) -> None:
+        id_ = str(next(self._numbers))
+        self.row = Row(
+            id=id_,
+            user_id=f"owner-of-{id_}",
+            email=f"{id_}@example.org",
+            host=server.host,
+            port=server.port,
+            username=login,
+            stored_password=server.users.get(login, "secret"),
+            starttls=server.starttls_context is not None,
+        )
+        self.waits = 0
+        """How often the worker began to wait for the server in IDLE."""
+        self.timing = replace(QUICK, **timing)
+        self._handler = _Lines(self.row.name)
+        self._context = context
+        self._shared_client = client is not None
+        self._client = client or Backend(
+            backend.url, "x-admin-secret", ADMIN_SECRET, self.timing.scan_timeout_seconds
+        )
+        self._stop = Stop(Bell())
+        self._scans = scans or Gate(SCAN_PLACES)
+        self.worker = IdleWorker(self.row, self._surroundings(), self._stop, lambda _worker: None)
+
+    def _surroundings(self) -> Surroundings:
+        connector = Connector(self._context, self.timing.imap_timeout_seconds, allow_private=True)
+
+        def connect(row: Row, stop: Stop) -> SessionLike:
+            return _CountedSession(connector.session(row, stop), self._count_wait)
+
+        return Surroundings(
+            connect=connect,
+            open_password=str,
+            backend=self._client,
+            scans=self._scans,
+            hosts=Hosts(self._limits(), time.monotonic),
+            timing=self.timing,
+            clock=time.monotonic,
+        )
+
+    def _limits(self) -> Limits:
+        initial, longest = self.timing.reconnect_initial_seconds, self.timing.reconnect_max_seconds
+        return Limits(CONNECTS_AT_ONCE, LOGINS_PER_SECOND, initial, longest)
+
+    def __enter__(self) -> Self:
+        logs.log.setLevel(logging.INFO)
+        logs.log.addHandler(self._handler)
+        self.worker.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            self.stop()
+        finally:
+            logs.log.removeHandler(self._handler)
+        if kind is None:
+            assert "unexpected error" not in self.text, self.text
+
+    def stop(self) -> None:
+        """Stop in order, as the program does, and see that the thread ends."""
+        self.worker.ask_to_stop()
+        self._stop.bell.ring()
+        self.worker.join(SCANS_END_SECONDS)
+        if self.worker.is_alive():
+            self._client.cut_all()
+            self.worker.join(STOP_SECONDS - SCANS_END_SECONDS)
+        if not self._shared_client:
+            self._client.close()
+        assert not self.worker.is_alive(), f"did not stop: {self.text}"
+
+    # What it does
+
+    @property
+    def lines(self) -> list[str]:
+        """Its log so far."""
+        return list(self._handler.lines)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def mark(self) -> int:
+        """The present end of the log, for `wait_line` and `count`."""
+        return len(self._handler.lines)
+
+    def count(self, part: str, after: int = 0) -> int:
+        """How many lines have `part` in them."""
+        return sum(part in line for line in self.lines[after:])
+
+    def wait_line(self, part: str, after: int = 0, seconds: float = PROMPT_SECONDS) -> str:
+        """The first line, from `after` on, that has `part` in it; waited for."""
+        self._wait_for(lambda: self.count(part, after), seconds, f"a line with {part!r}")
+        return next(line for line in self.lines[after:] if part in line)
+
+    def wait_listening(self, since: int = 0, seconds: float = PROMPT_SECONDS) -> int:
+        """Wait until it listens in IDLE, having done all else; returns `waits`.
+
+        With `since` it must have begun to wait once more after that many waits.
+        """
+        self._wait_for(lambda: self.waits > since, seconds, "the worker listening in IDLE")
+        return self.waits
+
+    def _wait_for(self, condition: Callable[[], object], seconds: float, what: str) -> None:
+        try:
+            wait_for(condition, seconds, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the log is:\n{self.text}") from None
+
+    def _count_wait(self) -> None:
+        self.waits += 1

@@ -1,0 +1,146 @@
+"""The cut: the server's conversation ends after every single byte, and no mail is lost by it.
+
+At the moment of each cut one mail arrives. Whatever the worker had heard until then, the promise
+holds: a successful scan request follows the mail.
+"""
+
+import queue
+import ssl
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+from harness import JudgingBackend, Watched, assert_promise
+from rig import ADMIN_SECRET
+from scripted_imap import CutAfter, Mailbox, ScriptedImap
+from servers import Certificates
+
+from rebreak_idle.backend import Backend
+from rebreak_idle.imap import tls_context
+
+# How many cuts are made at once: the processor's share is small, the rest is waiting.
+AT_ONCE = {"fin": 16, "rst": 16, "silence": 96}
+# A server that falls silent is noticed by a time-out; in IDLE, when the IDLE is renewed.
+TIME_OUT_SECONDS = {"fin": 5.0, "rst": 5.0, "silence": 0.5}
+RENEW_SECONDS = 0.5
+# How often a cut is tried: on a machine that is busy with something else the worker may give the
+# first connection up before its server has said enough.
+TRIES = 5
+# Generous: it only says how long a lost mail is waited for.
+WITHIN_SECONDS = 40.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """What one cut after the other uses: a backend, and the program's way to it."""
+
+    backend: JudgingBackend
+    client: Backend
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """Makes cuts, each with a server, a mailbox and a worker of its own."""
+
+    server_context: ssl.SSLContext
+    context: ssl.SSLContext
+    places: "queue.SimpleQueue[Place]"
+
+    def conversation_bytes(self) -> int:
+        """How much the server says up to the second IDLE, with one announcement in the first."""
+        place = self.places.get()
+        with (
+            self._server(Mailbox(exists=4)) as server,
+            self._watched(server, place, TIME_OUT_SECONDS["fin"]),
+        ):
+            server.wait_until(lambda: idles(server) == 2)
+            server.wait_for_idling()
+            said = server.connections[0].sent_bytes
+        self.places.put(place)
+        return said
+
+    def lost_by(self, n_bytes: int, how: str) -> str:
+        """Cut the first connection there; returns what went wrong, or nothing."""
+        place = self.places.get()
+        try:
+            assert any(self._was_cut(place, n_bytes, how) for _ in range(TRIES)), "never cut"
+        except AssertionError as error:
+            return f"{how} after byte {n_bytes}: {error}"
+        else:
+            return ""
+        finally:
+            self.places.put(place)
+
+    def _was_cut(self, place: Place, n_bytes: int, how: str) -> bool:
+        """Try it once; False when the connection ended before it came to the cut.
+
+        Raises:
+            AssertionError: a mail was lost.
+        """
+        mailbox = Mailbox(exists=4)
+        cut = CutAfter(n_bytes, how, callback=lambda: mailbox.arrive(announce=False))
+        with (
+            self._server(mailbox, cut) as server,
+            self._watched(server, place, TIME_OUT_SECONDS[how]),
+        ):
+            server.wait_until(
+                lambda: server.connects and server.connections[0].closed, WITHIN_SECONDS
+            )
+            if not cut.fired.wait(0 if server.connections[0].closed != how else WITHIN_SECONDS):
+                return False
+            assert_promise(mailbox, place.backend, WITHIN_SECONDS)
+        return True
+
+    def _server(self, mailbox: Mailbox, cut: CutAfter | None = None) -> ScriptedImap:
+        server = ScriptedImap(
+            mailbox,
+            tls_context=self.server_context,
+            cut=cut,
+            capabilities_before_login=("IMAP4rev1",),
+            capabilities_after_login=("IMAP4rev1", "IDLE"),
+        )
+        server.on("idling", lambda _: mailbox.arrive(), times=1)
+        return server
+
+    def _watched(self, server: ScriptedImap, place: Place, time_out_seconds: float) -> Watched:
+        return Watched(
+            server,
+            place.backend,
+            self.context,
+            client=place.client,
+            idle_renew_seconds=RENEW_SECONDS,
+            imap_timeout_seconds=time_out_seconds,
+        )
+
+
+def idles(server: ScriptedImap) -> int:
+    """How many IDLEs were begun."""
+    commands = [each.line for connection in server.connections for each in connection.commands]
+    return sum(line.endswith(b" IDLE\r\n") for line in commands)
+
+
+@pytest.fixture
+def cutter(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cutter]:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_pem))
+    places: queue.SimpleQueue[Place] = queue.SimpleQueue()
+    with ExitStack() as stack:
+        for _ in range(max(AT_ONCE.values())):
+            backend = stack.enter_context(JudgingBackend())
+            client = Backend(backend.url, "x-admin-secret", ADMIN_SECRET, timeout_seconds=20.0)
+            stack.callback(client.close)
+            places.put(Place(backend, client))
+        yield Cutter(certificates.server_context(), tls_context(), places)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("how", AT_ONCE)
+def test_the_conversation_cut_after_every_byte(cutter: Cutter, how: str) -> None:
+    """From the greeting to the second IDLE, wherever in it the server falls away: no mail lost."""
+    length = cutter.conversation_bytes()
+    assert length > 400
+    with ThreadPoolExecutor(AT_ONCE[how]) as pool:
+        lost = pool.map(lambda n_bytes: cutter.lost_by(n_bytes, how), range(length + 1))
+        problems = [problem for problem in lost if problem]
+    assert not problems, f"{len(problems)} of {length + 1} cuts: " + "\n".join(problems[:10])
