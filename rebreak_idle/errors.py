@@ -42,6 +42,10 @@ class SessionLost(RebreakError):
     """The connection broke, or could not be made: reconnect with back-off."""
 
 
+class HostUnreachable(SessionLost):
+    """Not even a secured connection came about: others at that host may fare the same."""
+
+
 class ScanFailed(RebreakError):
     """The backend did not take the scan: it stays owed.
 

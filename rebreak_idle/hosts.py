@@ -119,7 +119,7 @@ class Host:
             waiter.pay_for(0.0)  # never while a place is held, or about to be given
 
     def worked(self) -> None:
-        """A mailbox was connected, or at least got as far as being refused its password."""
+        """A mailbox was connected, whatever became of its login."""
         with self._lock:
             was_down = self.is_down
             self._failed.clear()

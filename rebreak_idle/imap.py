@@ -17,7 +17,7 @@ from imapclient.exceptions import CapabilityError, IMAPClientError
 from . import __version__
 from .addresses import resolve
 from .debt import Snapshot
-from .errors import LoginRefused, MailboxUnusable, RebreakError, SessionLost
+from .errors import HostUnreachable, LoginRefused, MailboxUnusable, RebreakError, SessionLost
 from .mailbox import Mailbox
 from .refusals import Move, whose_move
 from .responses import Kind, Line, read_line
@@ -122,9 +122,16 @@ class Session:
         self.login(password)
 
     def connect(self) -> None:
-        """Connect and secure the connection."""
-        with self._translated(f"connecting to {self._mailbox.host}:{self._mailbox.port}"):
-            self._connect()
+        """Connect and secure the connection.
+
+        Raises:
+            HostUnreachable: it did not come about.
+        """
+        try:
+            with self._translated(f"connecting to {self._mailbox.host}:{self._mailbox.port}"):
+                self._connect()
+        except SessionLost as error:
+            raise HostUnreachable(str(error)) from error
 
     def login(self, password: str) -> None:
         """Log in; raises what `open` does."""

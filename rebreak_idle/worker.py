@@ -13,6 +13,7 @@ from typing import NoReturn, Protocol
 from .backoff import Backoff, interval_text, seconds_text
 from .debt import CATCH_UP, EXISTS, POLL, Debt, Finding, Snapshot, Watermark
 from .errors import (
+    HostUnreachable,
     Interrupted,
     LoginRefused,
     MailboxUnusable,
@@ -287,10 +288,10 @@ class IdleWorker(threading.Thread):
         try:
             with self._host.admission(self):
                 session = self._open(password)
-        except SessionLost as error:
+        except HostUnreachable as error:
             self._host.failed(mailbox.id, str(error))
             raise
-        except LoginRefused:
+        except (SessionLost, LoginRefused):
             self._host.worked()
             raise
         self._host.worked()
@@ -471,13 +472,16 @@ class IdleWorker(threading.Thread):
 
     def _park(self, end: _End) -> None:
         self._attempt = 0
-        wait, next_try = UNTIL_STOPPED_SECONDS, "the row changes"
+        wait, who, next_try = UNTIL_STOPPED_SECONDS, "the operator", "the row changes"
         if end.remedy is _Remedy.CREDENTIALS:
             self._refusals += 1
             wait = self._login_retries.wait_seconds(self._refusals)
+            who = "the user"
             next_try += f", or in {interval_text(wait)}"
         if self._troubles.is_news(end.text):
-            self._journal.error("%s — parked: next try when %s", printable(end.text), next_try)
+            self._journal.error(
+                "%s (%s must act) — parked: next try when %s", printable(end.text), who, next_try
+            )
         self._change_state(State.PARKED)
         self._next_try_at = self._shared.clock() + wait
         self.pay_for(wait)

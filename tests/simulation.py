@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 
 from rebreak_idle.backend import ScanResult
 from rebreak_idle.debt import Debt, Snapshot
-from rebreak_idle.errors import Interrupted, LoginRefused, ScanFailed, SessionLost
+from rebreak_idle.errors import (
+    HostUnreachable,
+    Interrupted,
+    LoginRefused,
+    ScanFailed,
+    SessionLost,
+)
 from rebreak_idle.gate import Gate, Ticket
 from rebreak_idle.hosts import Hosts, Limits
 from rebreak_idle.mailbox import Mailbox
@@ -199,7 +205,10 @@ class SimulatedSession:
     def login(self, password: str) -> None: ...
 
     def open(self, password: str) -> None:
-        self._command(needs_login=False)
+        try:
+            self._command(needs_login=False)
+        except SessionLost as error:
+            raise HostUnreachable(str(error)) from error
         if self._server.refusing:
             raise LoginRefused("refused")
         self._server.sessions.append(self)

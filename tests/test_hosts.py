@@ -3,6 +3,7 @@
 import re
 from itertools import pairwise
 
+import pytest
 from conftest import Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -121,16 +122,19 @@ def test_a_host_that_is_down_is_probed_by_one(
             assert daemon.stop() == 0
 
 
-def test_refused_passwords_do_not_make_a_host_down(
-    run: Run, database: Database, certificates: Certificates
+@pytest.mark.parametrize("text", [b"LOGIN failed", b"[UNAVAILABLE] Not for you"])
+def test_refused_logins_do_not_make_a_host_down(
+    run: Run, database: Database, certificates: Certificates, text: bytes
 ) -> None:
-    """Seven wrong passwords say nothing about the host."""
+    """Seven accounts that cannot log in, for whatever reason, say nothing about the host."""
     with ScriptedImap(Mailbox(), tls_context=certificates.server_context()) as server:
+        server.on("login", lambda c: c.answer(b"NO " + text))
         for number in range(7):
             database.add(
                 f"{number}@example.org", imap_port=server.port, password_encrypted=stored("no")
             )
         with run() as daemon:
             for number in range(7):
-                daemon.wait_line(f"[idle/{number}@example.org] the server refused the login")
+                line = daemon.wait_line(f"[idle/{number}@example.org] ")
+                assert text.decode() in line
             assert "is down" not in daemon.text

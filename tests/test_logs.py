@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from rebreak_idle.logs import (
     SHOWN_CHARACTERS,
     Journal,
+    Repeats,
     database_journal,
     escaped,
     log,
@@ -298,3 +299,20 @@ def test_a_reader_that_went_away_does_no_harm() -> None:
         process.stdout = None
         _, errors = process.communicate(b"\n", timeout=PROGRAM_SECONDS)
     assert (process.returncode, errors) == (0, b"went on\n")
+
+
+def test_repeated_trouble_is_said_when_it_changes_or_once_an_hour() -> None:
+    """The same again is no news, another text is, and so is the same after an hour or a success."""
+    now = 0.0
+    repeats = Repeats(lambda: now)
+    assert repeats.is_news("down")
+    assert not repeats.is_news("down")
+    assert repeats.is_news("refused")
+    assert repeats.last == "refused"
+    now = 3599.0
+    assert not repeats.is_news("refused")
+    now = 3600.0
+    assert repeats.is_news("refused")
+    repeats.forget()
+    assert repeats.last == ""
+    assert repeats.is_news("refused")

@@ -106,7 +106,7 @@ class Lines(logging.Handler):
 @contextmanager
 def supervised(
     sessions: dict[str, type[Session]], clock: Callable[[], float] = time.monotonic
-) -> Iterator[tuple[Lines, Scans]]:
+) -> Iterator[tuple[Lines, Supervisor]]:
     """A supervisor on a thread of its own, with mailboxes whose sessions are of these kinds."""
     made: dict[str, Iterator[type[Session]]] = {
         id_: itertools.chain([kind], itertools.repeat(Session)) for id_, kind in sessions.items()
@@ -135,7 +135,7 @@ def supervised(
     logs.log.addHandler(lines)
     thread.start()
     try:
-        yield lines, scans
+        yield lines, supervisor
     finally:
         supervisor.post(supervisor.stop)
         thread.join(20)
@@ -174,3 +174,20 @@ def test_a_thread_that_hangs_does_not_hold_up_the_stop() -> None:
     with supervised({"deaf": Deaf, "well": Session}) as (lines, _):
         lines.wait("[idle/deaf@example.org] connected (h:993)")
         lines.wait("[idle/well@example.org] connected (h:993)")
+
+
+def test_sigusr1_shows_the_stack_of_a_thread_without_progress() -> None:
+    """Where a thread hangs is in the log, line by line."""
+    later = threading.Event()
+
+    def clock() -> float:
+        return time.monotonic() + (130.0 if later.is_set() else 0.0)
+
+    with supervised({"deaf": Deaf, "well": Session}, clock) as (lines, supervisor):
+        lines.wait("[idle/deaf@example.org] connected (h:993)")
+        lines.wait("[idle/well@example.org] connected (h:993)")
+        later.set()
+        supervisor.post(supervisor.report)
+        lines.wait("states — 2 IDLING")
+        lines.wait("[idle/deaf@example.org] no progress for")
+        lines.wait("[idle/deaf@example.org]     self._cut.wait(60)")
