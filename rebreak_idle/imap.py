@@ -169,15 +169,15 @@ class Session:
 
         What the server says before it agrees is kept for `wait`.
         """
+        self._idling = True
         with self._translated("starting IDLE"):
             try:
                 self._client.idle()
             except IMAPClientError:
-                if read_line(self._hearing.last.rstrip()).kind is Kind.TAGGED:
-                    return False
-                raise
-        self._idling = True
-        return True
+                if read_line(self._hearing.last.rstrip()).kind is not Kind.TAGGED:
+                    raise
+                self._idling = False
+        return self._idling
 
     def wait(self, seconds: float) -> list[Line]:
         """What the server says in IDLE; empty when it said nothing of interest for ``seconds``.
@@ -311,7 +311,10 @@ class Session:
         except RebreakError:
             raise
         except Exception as error:
-            raise SessionLost(f"{self._why(error)} ({doing})") from error
+            text = f"{self._why(error)} ({doing})"
+            if isinstance(error, OSError):
+                self._stream.ended = self._stream.ended or text  # no LOGOUT to whom is not there
+            raise SessionLost(text) from error
 
     def _why(self, error: Exception) -> str:
         if ended := self._why_ended():

@@ -79,7 +79,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         """The server ended IDLE by itself."""
         self._addresses = addresses
         self._implicit_tls = tls
-        self._idling = self._draining = False
+        self._idling = self._begins = self._draining = False
         self._portion = 0
         super().__init__(host, ssl_context=context)
 
@@ -146,13 +146,13 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         """imaplib keeps the last lines, LOGIN with its password among them; this does not."""
 
     @contextmanager
-    def idling(self) -> Iterator[None]:
-        """Read lines as those of an IDLE."""
-        self._idling = True
+    def idling(self, begins: bool = False) -> Iterator[None]:
+        """Read lines as those of an IDLE; only where it begins a continuation means something."""
+        self._idling, self._begins = True, begins
         try:
             yield
         finally:
-            self._idling = False
+            self._idling = self._begins = False
 
     @contextmanager
     def draining(self) -> Iterator[None]:
@@ -177,7 +177,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
                 return b"* BYE\r\n"
             if line.kind is Kind.TAGGED and self._is_awaited(raw):
                 return self._idle_ended(raw)
-            if line.kind is Kind.CONTINUATION and not self._draining:
+            if line.kind is Kind.CONTINUATION and self._begins:
                 return raw
             if line.kind in (Kind.UNREADABLE, Kind.TAGGED):
                 self._hear(Line(Kind.UNREADABLE, text=raw))
@@ -252,7 +252,7 @@ class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no 
 
     def idle(self) -> None:
         self.transport.idle_over = False
-        with self.transport.idling():
+        with self.transport.idling(begins=True):
             super().idle()
 
     def idle_check(self, timeout: float | None = None) -> Any:
