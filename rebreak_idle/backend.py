@@ -24,6 +24,7 @@ from .mailbox import Mailbox
 
 PATH = "/api/mail/scan-internal"
 MAX_ANSWER_BYTES = 64 * 1024
+CONNECT_TIMEOUT_SECONDS = 10.0
 # Node closes a connection that was idle for 5 s (http.Server keepAliveTimeout); one that is used
 # again sooner is certainly still there.
 REUSE_SECONDS = 2.0
@@ -141,7 +142,7 @@ class _Channel:
                 url,
                 json=body,
                 headers=headers,
-                timeout=timeout_seconds,
+                timeout=(min(CONNECT_TIMEOUT_SECONDS, timeout_seconds), timeout_seconds),
                 allow_redirects=False,
                 stream=True,
             ) as response:

@@ -17,6 +17,7 @@ from .gate import Gate, Ticket
 from .logs import Journal, printable
 
 FAILURES_THAT_MEAN_DOWN = 5
+LOOK_AGAIN_SECONDS = 1.0
 journal = Journal("host")
 
 
@@ -93,30 +94,38 @@ class Host:
         return self._probes_failed > 0
 
     @contextmanager
-    def admission(self, waiter: Waiter) -> Iterator[None]:
-        """Wait for a place, and for a turn to log in; the place is held to the end of the block."""
-        ticket = self._place(waiter)
+    def admission(self, waiter: Waiter) -> Iterator[bool]:
+        """Wait for a place, and for a turn to log in; the place is held to the end of the block.
+
+        Yields whether the attempt is a probe of a host that is down.
+        """
+        ticket, probe = self._place(waiter)
         try:
             waiter.pause(self._logins.take())
-            yield
+            yield probe
         finally:
             ticket.leave()
 
-    def _place(self, waiter: Waiter) -> Ticket:
+    def _place(self, waiter: Waiter) -> tuple[Ticket, bool]:
         while True:
             down = self.is_down
             ticket = (self._probes if down else self._connects).queue()
             try:
                 granted = waiter.wait_for_place(ticket)
                 if granted and down:
-                    waiter.pay_for(self._probe_at - self._clock())
+                    self._wait_to_probe(waiter)
             except BaseException:
                 ticket.leave()
                 raise
             if granted and down == self.is_down:
-                return ticket
+                return ticket, down
             ticket.leave()
             waiter.pay_for(0.0)  # never while a place is held, or about to be given
+
+    def _wait_to_probe(self, waiter: Waiter) -> None:
+        """Until the probe is due; an attempt that was under way before may end it sooner."""
+        while self.is_down and (left := self._probe_at - self._clock()) > 0:
+            waiter.pay_for(min(left, LOOK_AGAIN_SECONDS))
 
     def worked(self) -> None:
         """A mailbox was connected, whatever became of its login."""
@@ -127,9 +136,11 @@ class Host:
         if was_down:
             journal.info("%s answers again: its mailboxes return", printable(self._name))
 
-    def failed(self, mailbox_id: str, why: str) -> None:
-        """A mailbox could not connect."""
+    def failed(self, mailbox_id: str, why: str, probe: bool) -> None:
+        """A mailbox could not connect; while the host is down only a probe tells anything new."""
         with self._lock:
+            if self.is_down and not probe:
+                return
             self._failed.add(mailbox_id)
             if not self.is_down and len(self._failed) < FAILURES_THAT_MEAN_DOWN:
                 return
@@ -161,11 +172,14 @@ class Hosts:
         self._clock = clock
         self._make_gate = make_gate
         self._lock = threading.Lock()
-        self._hosts: dict[tuple[str, int], Host] = {}
+        self._hosts: dict[tuple[str, int, bool], Host] = {}
 
-    def at(self, name: str, port: int) -> Host:
-        """The host of that name and port, the same one each time."""
-        key = (name.lower(), port)
+    def at(self, name: str, port: int, starttls: bool = False) -> Host:
+        """The host of that name and port, the same one each time.
+
+        Rows that use it in the wrong way, TLS or STARTTLS, must not make it look down to others.
+        """
+        key = (name.lower(), port, starttls)
         with self._lock:
             if key not in self._hosts:
                 shown = f"{name}:{port}"

@@ -52,9 +52,8 @@ def printable(text: str) -> str:
 
 def shortened(text: str) -> str:
     """At most 300 characters, control characters escaped."""
-    if len(text) > SHOWN_CHARACTERS:
-        text = text[:SHOWN_CHARACTERS] + "…"
-    return escaped(text)
+    text = escaped(text)
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
 
 
 def escaped(text: str) -> str:

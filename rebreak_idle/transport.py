@@ -8,6 +8,7 @@ imaplib sees it, and imaplib gets only lines that it can read; what was heard is
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from .stream import Stream
 IDLE_PORTION_BYTES = 16 * 1024
 # What is kept of one portion, or of one answer, after it was put together.
 MOST_HEARD = 1000
+
+
+_KEYWORD = re.compile(rb"\* (?:[0-9]+ )?[A-Za-z-]+")
 
 
 @dataclass(slots=True)
@@ -80,6 +84,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         self._addresses = addresses
         self._implicit_tls = tls
         self._idling = self._begins = self._draining = False
+        self._idle_tag = b""
         self._portion = 0
         super().__init__(host, ssl_context=context)
 
@@ -130,14 +135,20 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         self._command("ID", fields)
 
     def send(self, data: bytes) -> None:
+        if self._begins:
+            self._idle_tag = data.split(b" ", 1)[0]
         self.stream.send(data)
 
     def read(self, size: int) -> bytes:
         return self.stream.exactly(size)
 
     def readline(self) -> bytes:
-        line = self._idle_line() if self._idling else self._note(self.stream.line())
+        line = self._idle_line() if self._idling else self._plain_line()
         return line.rstrip(b"\r\n") + b"\r\n" if line else b""
+
+    def _plain_line(self) -> bytes:
+        """The next line, its keyword in upper case: imaplib knows no other, IMAP allows any."""
+        return _KEYWORD.sub(lambda found: found[0].upper(), self._note(self.stream.line()))
 
     def shutdown(self) -> None:
         self.stream.close()
@@ -175,7 +186,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
                     return b"* %d %s\r\n" % (line.number, line.kind.name.encode())
             if line.kind is Kind.BYE:
                 return b"* BYE\r\n"
-            if line.kind is Kind.TAGGED and self._is_awaited(raw):
+            if line.kind is Kind.TAGGED and raw.split(b" ", 1)[0] == self._idle_tag:
                 return self._idle_ended(raw)
             if line.kind is Kind.CONTINUATION and self._begins:
                 return raw
@@ -203,15 +214,12 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
             self.hearing.bye = line.text.decode("utf-8", "replace").strip() or "without a reason"
         return raw
 
-    def _is_awaited(self, raw: bytes) -> bool:
-        return raw.split(b" ", 1)[0] in self.tagged_commands
-
     def _idle_ended(self, raw: bytes) -> bytes:
         """IDLE's tagged answer: expected after DONE, and in the midst of IDLE its end."""
         if not self._draining:
             return raw
         self.idle_over = True
-        del self.tagged_commands[raw.split(b" ", 1)[0]]
+        self.tagged_commands.pop(self._idle_tag, None)
         raise BlockingIOError("IDLE is over")
 
 

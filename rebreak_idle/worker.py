@@ -60,6 +60,8 @@ class _Remedy(Enum):
     """What the end of a session asks for."""
 
     RECONNECT = auto()
+    HOST = auto()
+    """As RECONNECT, unless the host is down for all its mailboxes."""
     CREDENTIALS = auto()
     ROW = auto()
 
@@ -154,7 +156,7 @@ class IdleWorker(threading.Thread):
         self._journal = Journal(mailbox.name)
         self._watermark = Watermark()
         self._session: SessionLike | None = None
-        self._host = shared.hosts.at(mailbox.host, mailbox.port)
+        self._host = shared.hosts.at(mailbox.host, mailbox.port, mailbox.starttls)
         self._host_ticket: Ticket | None = None
         self._scanner = Scanner(
             mailbox,
@@ -171,6 +173,7 @@ class IdleWorker(threading.Thread):
         self._opened_at = math.inf
         self._cut_short = 0
         self._troubles = Repeats(shared.clock)
+        self._pollings = Repeats(shared.clock)
         self._next_step_by = math.inf
         self._cut_at = -math.inf
         self._next_try_at = -math.inf
@@ -261,6 +264,8 @@ class IdleWorker(threading.Thread):
             return _End(str(error), _Remedy.ROW)
         except LoginRefused as error:
             return _End(str(error), _Remedy.CREDENTIALS)
+        except HostUnreachable as error:
+            return _End(str(error), _Remedy.HOST)
         except SessionLost as error:
             return _End(str(error), _Remedy.RECONNECT)
         except Interrupted:
@@ -272,10 +277,10 @@ class IdleWorker(threading.Thread):
             self._close()
 
     def _recover(self, end: _End) -> None:
-        if self._host.is_down:
+        if end.remedy is _Remedy.HOST and self._host.is_down:
             self._attempt -= 1  # it was the host's failure; the next try waits in the host's line
             self._change_state(State.BACKING_OFF)
-        elif end.remedy is _Remedy.RECONNECT:
+        elif end.remedy in (_Remedy.RECONNECT, _Remedy.HOST):
             self._back_off(end)
         else:
             self._park(end)
@@ -285,17 +290,16 @@ class IdleWorker(threading.Thread):
         if mailbox.problem:
             raise MailboxUnusable(f"the row cannot be used: {mailbox.problem}")
         password = self._shared.open_password(mailbox.stored_password)
-        try:
-            with self._host.admission(self):
+        with self._host.admission(self) as probe:
+            try:
                 session = self._open(password)
-        except HostUnreachable as error:
-            self._host.failed(mailbox.id, str(error))
-            raise
-        except (SessionLost, LoginRefused):
+            except HostUnreachable as error:
+                self._host.failed(mailbox.id, str(error), probe)
+                raise
+            except (SessionLost, LoginRefused):
+                self._host.worked()
+                raise
             self._host.worked()
-            raise
-        self._host.worked()
-        self._opened_at = self._shared.clock()
         self._refusals = 0
         self._troubles.forget()
         return session
@@ -344,18 +348,26 @@ class IdleWorker(threading.Thread):
         self._take_snapshot(session, CATCH_UP)
         idling = session.offers_idle and session.start_idle()
         self._journal.info("connected (%s:%d)", self.mailbox.host, self.mailbox.port)
-        while idling:
-            self._idle_once(session)
-            idling = session.start_idle()
-        self._poll(session)
-
-    def _poll(self, session: SessionLike) -> NoReturn:
-        """Ask for new mail again and again: the server has no IDLE."""
-        interval = self._shared.timing.poll_interval_seconds
-        self._journal.info("the server has no IDLE: asking every %s", interval_text(interval))
-        self._change_state(State.POLLING)
+        self._opened_at = self._shared.clock()
         while True:
-            self.pay_for(interval)
+            if idling:
+                self._idle_once(session)
+            else:
+                self._poll(session)
+            idling = session.offers_idle and session.start_idle()
+
+    def _poll(self, session: SessionLike) -> None:
+        """Ask for new mail at intervals, until it is time to try IDLE again."""
+        timing = self._shared.timing
+        self._change_state(State.POLLING)
+        if self._pollings.is_news("no IDLE"):
+            self._journal.info(
+                "the server has no IDLE: asking every %s",
+                interval_text(timing.poll_interval_seconds),
+            )
+        until = self._shared.clock() + timing.idle_renew_seconds
+        while self._shared.clock() < until:
+            self.pay_for(timing.poll_interval_seconds)
             self._take_snapshot(session, POLL)
 
     def _idle_once(self, session: SessionLike) -> None:
@@ -371,6 +383,9 @@ class IdleWorker(threading.Thread):
             self._after_cut_short(self._shared.clock() - began_at)
         self._expect_progress(COMMANDS_IN_A_ROW * self._shared.timing.imap_timeout_seconds)
         self._hear(session.end_idle())
+        if self.debt.owed:
+            self._pay_at_once()
+            renewed = False  # what came during the scan could not be announced
         if self._take_snapshot(session, CATCH_UP) is Finding.UNANNOUNCED and renewed:
             self._renewal.unannounced()
             self._journal.warning(

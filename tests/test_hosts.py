@@ -138,3 +138,39 @@ def test_refused_logins_do_not_make_a_host_down(
                 line = daemon.wait_line(f"[idle/{number}@example.org] ")
                 assert text.decode() in line
             assert "is down" not in daemon.text
+
+
+def test_a_row_that_cannot_be_used_is_parked_although_its_host_is_down(
+    run: Run, database: Database, certificates: Certificates
+) -> None:
+    """A password that does not open, or cannot be sent, has nothing to do with the host."""
+    users = {f"{number}@example.org": "secret" for number in range(5)}
+    with ScriptedImap(Mailbox(), tls_context=certificates.server_context(), users=users) as server:
+        server.on("greeting", b"* BYE Down\r\n", instead=True)
+        for name in users:
+            database.add(name, imap_port=server.port, password_encrypted=stored("secret"))
+        with run(RECONNECT_MAX_SECONDS="1") as daemon:
+            daemon.wait_line("is down: 5 mailboxes in a row could not connect")
+            database.add("sealed@example.org", imap_port=server.port, password_encrypted="x")
+            database.add(
+                "cr@example.org", imap_port=server.port, password_encrypted=stored("a\r\nb")
+            )
+            daemon.signal(1)
+            for name in ("sealed", "cr"):
+                line = daemon.wait_line(re.compile(rf"\[idle/{name}@example.org\] .*parked"))
+                assert "the operator must act" in line
+
+
+def test_attempts_under_way_do_not_make_the_probe_wait() -> None:
+    """Of eight that fail together the fifth takes the host down, and the rest change nothing."""
+    now = 0.0
+    host = Hosts(Limits(8, 20, 5, 300), lambda: now).at("h", 993)
+    for number in range(8):
+        host.failed(str(number), "refused", probe=False)
+    assert host.is_down
+    assert host._probe_at == 5.0
+    now = 5.0
+    host.failed("0", "refused", probe=True)
+    assert host._probe_at > 5.0 + 7.0
+    host.worked()
+    assert not host.is_down
