@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from .errors import DatabaseError, PasswordUnreadable, RebreakError, ScanFailed
+from .errors import (
+    DatabaseError,
+    LoginRefused,
+    PasswordUnreadable,
+    RebreakError,
+    ScanFailed,
+    SessionLost,
+)
 from .logs import Journal, printable
 from .logs import database_journal as journal
 from .mailbox import Mailbox
@@ -73,8 +80,12 @@ class Check:
         report = Journal(mailbox.name)
         try:
             found = self._try_mailbox(mailbox)
-        except RebreakError as error:
+        except SessionLost as error:  # its text says whose trouble it is
             report.error("%s", printable(str(error)))
+            return False
+        except RebreakError as error:
+            who = "the user" if isinstance(error, LoginRefused) else "the operator"
+            report.error("%s (%s must act)", printable(str(error)), who)
             return False
         except Exception:  # noqa: BLE001  # one mailbox's trouble hides no other's
             report.exception("unexpected error:")

@@ -52,7 +52,10 @@ def test_every_fault_is_found(
     lines = {line.split("] ")[0]: line for line in daemon.lines}
     assert "does not resolve" in lines["[idle/host@example.org"]
     assert "Connection refused (connecting to localhost:1)" in lines["[idle/port@example.org"]
-    assert "the server refused the login" in lines["[idle/wrong@example.org"]
+    wrong = lines["[idle/wrong@example.org"]
+    assert "the server refused the login" in wrong
+    assert wrong.endswith("(the user must act)")
+    assert lines["[idle/null@example.org"].endswith("(the operator must act)")
     assert "imap_host is NULL or empty" in lines["[idle/null@example.org"]
     assert "[idle/sealed@example.org" in lines
     assert "is it running" in daemon.text
