@@ -267,7 +267,7 @@ class Session:
         words = self._hearing.last.decode("utf-8", "replace").split(None, 2)
         if len(words) < 2 or words[1].upper() != "NO":
             return
-        text = self._redacted(words[2].strip() if len(words) > 2 else "without a reason")
+        text = self._redacted(words[2]).strip() if len(words) > 2 else "without a reason"
         if whose_move(text) is Move.USER:
             raise LoginRefused(f"the server refused the login: {text}") from error
         raise SessionLost(f"provider trouble: the server refuses for now: {text}") from error
@@ -323,9 +323,9 @@ class Session:
             return reason(error)
         if isinstance(error, OSError):
             return f"network trouble: {reason(error)}"
-        said = self._hearing.last.decode("utf-8", "replace").strip()
+        said = self._redacted(self._hearing.last.decode("utf-8", "replace")).strip()
         if said:
-            return f"provider trouble: the server answered {self._redacted(said)!a}"
+            return f"provider trouble: the server answered {said!a}"
         return f"provider trouble: the server's answer made no sense ({error.__class__.__name__})"
 
 
