@@ -8,7 +8,6 @@ import os
 import queue
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -38,6 +37,9 @@ def set_up(level: str, stream: TextIO | None = None, secrets: Iterable[str] = ()
     log.handlers[:] = [handler]
     log.setLevel(level.upper())
     logging.getLogger().addHandler(logging.NullHandler())
+    # Not shown, and costly to find out (the standard library's "Logging HOWTO", Optimization).
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.raiseExceptions = False  # a reader that went away must not hurt the daemon
 
 
@@ -94,34 +96,40 @@ class Writer(logging.Handler):
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._descriptor = descriptor
-        self._lines: queue.Queue[str] = queue.Queue(self.MOST_LINES)
+        # Lines, and in between who waits until those before are written.
+        self._lines: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
         self._left_out = 0
         threading.Thread(target=self._write, name="idle-log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
-        if self._left_out and not self._lines.full():
+        if self._lines.qsize() >= self.MOST_LINES:
+            self._left_out += 1
+            return
+        if self._left_out:
             text = f"[{DATABASE_PREFIX}] {self._left_out} lines of the log were left out\n{text}"
             self._left_out = 0
-        try:
-            self._lines.put_nowait(text)
-        except queue.Full:
-            self._left_out += 1
+        self._lines.put(text)
 
     def drain(self, seconds: float) -> None:
-        """Wait until all is written, at most ``seconds``."""
-        end = time.monotonic() + seconds
-        with self._lines.all_tasks_done:
-            while self._lines.unfinished_tasks and (left := end - time.monotonic()) > 0:
-                self._lines.all_tasks_done.wait(left)
+        """Wait until all that was logged so far is written, at most ``seconds``."""
+        written = threading.Event()
+        self._lines.put(written)
+        written.wait(seconds)
 
     def _write(self) -> None:
         while True:
-            data = (self._lines.get() + "\n").encode("utf-8", "backslashreplace")
+            lines = [self._lines.get()]  # and those that have come meanwhile
+            while not self._lines.empty():
+                lines.append(self._lines.get())
+            text = "".join(f"{line}\n" for line in lines if isinstance(line, str))
+            data = text.encode("utf-8", "backslashreplace")
             with suppress(OSError):
                 while data:
                     data = data[os.write(self._descriptor, data) :]
-            self._lines.task_done()
+            for line in lines:
+                if isinstance(line, threading.Event):
+                    line.set()
 
 
 def drain(seconds: float = 1.0) -> None:
