@@ -8,8 +8,7 @@ from __future__ import annotations
 import base64
 import ssl
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 
 from imapclient.exceptions import CapabilityError, IMAPClientError
@@ -82,9 +81,8 @@ class Connector:
 
     def session(self, mailbox: Mailbox, stop: Stop) -> Session:
         """A session that is still to be opened."""
-        return Session(
-            mailbox, Stream(stop, self._timeout_seconds), self._context, self._allow_private
-        )
+        stream = Stream(stop, self._timeout_seconds)
+        return Session(mailbox, stream, self._context, self._allow_private)
 
 
 class Session:
@@ -156,12 +154,11 @@ class Session:
         own: then nobody can say what UIDNEXT includes, and it counts as not told.
         """
         with self._translated("examining INBOX"):
-            answer = self._client.select_folder("INBOX", readonly=True)
-            counts = [int(n) for n in self._client.transport.untagged_responses.get("EXISTS", [])]
+            counts, uidnext, uidvalidity = self._client.transport.examine("INBOX")
         return Snapshot(
             exists=counts[-1] if counts else 0,
-            uidnext=answer.get(b"UIDNEXT") if len(counts) == 1 else None,
-            uidvalidity=answer.get(b"UIDVALIDITY"),
+            uidnext=uidnext[-1] if uidnext and len(counts) == 1 else None,
+            uidvalidity=uidvalidity[-1] if uidvalidity else None,
         )
 
     def start_idle(self) -> bool:
@@ -218,9 +215,8 @@ class Session:
         self._stream.speak_last_words(LOGOUT_SECONDS)
         with suppress(RebreakError):
             if self._logged_in and not self._stream.ended:
-                self.end_idle()
                 with self._translated("logging out"):
-                    self._client.logout()
+                    self._client.transport.log_out(self._idling)
         self._stream.close()
 
     def cut(self) -> None:
@@ -303,18 +299,15 @@ class Session:
         text = self._redacted(data.decode("utf-8", "surrogateescape"))
         return text.encode("utf-8", "surrogateescape")
 
-    @contextmanager
-    def _translated(self, doing: str) -> Iterator[None]:
-        """Whatever IMAPClient and imaplib raise at what a server sends becomes `SessionLost`."""
-        try:
-            yield
-        except RebreakError:
-            raise
-        except Exception as error:
-            text = f"{self._why(error)} ({doing})"
-            if isinstance(error, OSError):
-                self._stream.ended = self._stream.ended or text  # no LOGOUT to whom is not there
-            raise SessionLost(text) from error
+    def _translated(self, doing: str) -> _Translated:
+        return _Translated(self, doing)
+
+    def translate(self, error: Exception, doing: str) -> SessionLost:
+        """What the error means to the session."""
+        text = f"{self._why(error)} ({doing})"
+        if isinstance(error, OSError):
+            self._stream.ended = self._stream.ended or text  # no LOGOUT to whom is not there
+        return SessionLost(text)
 
     def _why(self, error: Exception) -> str:
         if ended := self._why_ended():
@@ -327,6 +320,22 @@ class Session:
         if said:
             return f"provider trouble: the server answered {said!a}"
         return f"provider trouble: the server's answer made no sense ({error.__class__.__name__})"
+
+
+class _Translated:
+    """Whatever IMAPClient and imaplib raise at what a server sends becomes `SessionLost`."""
+
+    __slots__ = ("_doing", "_session")
+
+    def __init__(self, session: Session, doing: str) -> None:
+        self._session = session
+        self._doing = doing
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, RebreakError):
+            raise self._session.translate(error, self._doing) from error
 
 
 def _forms(username: str, password: str) -> tuple[str, ...]:

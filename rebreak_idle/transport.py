@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 
 import imapclient
@@ -28,6 +28,8 @@ IDLE_PORTION_BYTES = 16 * 1024
 MOST_HEARD = 1000
 
 
+_TAG = b"REBREAK"
+_TAGGED = re.compile(rb"(?P<tag>REBREAK\d+) (?P<type>[A-Z]+) (?P<data>.*)", re.ASCII)
 _KEYWORD = re.compile(rb"\* (?:[0-9]+ )?[A-Za-z-]+")
 
 
@@ -65,7 +67,44 @@ class Hearing:
         return lines
 
 
-class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
+class _NoSocket:
+    """What IMAPClient takes for the socket: it may set its time-outs, which belong to the stream.
+
+    It does so four times in each `idle_check`, and each time that is a system call.
+    """
+
+    def settimeout(self, seconds: float | None) -> None: ...
+    def setblocking(self, flag: bool) -> None: ...
+
+
+_NO_SOCKET = _NoSocket()
+
+
+class Reading(Enum):
+    """What the lines are that are read now."""
+
+    ANSWERS = auto()
+    IDLE_BEGINS = auto()
+    """Up to the continuation, which means something only here."""
+    DURING_IDLE = auto()
+    """What is at hand, one portion at most; nothing is waited for."""
+    IDLE_ENDS = auto()
+
+
+class _Own:
+    """What imaplib knows nothing of.
+
+    In slots: imaplib's own attributes are just few enough for Python to keep their names once for
+    all instances, which saves a kilobyte for each.
+    """
+
+    __slots__ = (
+        "_addresses", "_idle_tag", "_implicit_tls", "_portion", "_reading", "hearing", "idle_over",
+        "stream",
+    )  # fmt: skip
+
+
+class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
     """imaplib's protocol over a `Stream`; implicit TLS unless ``starttls``."""
 
     def __init__(
@@ -83,7 +122,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         """The server ended IDLE by itself."""
         self._addresses = addresses
         self._implicit_tls = tls
-        self._idling = self._begins = self._draining = False
+        self._reading = Reading.ANSWERS
         self._idle_tag = b""
         self._portion = 0
         super().__init__(host, ssl_context=context)
@@ -93,8 +132,27 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         self.stream.connect(self._addresses)
         if self._implicit_tls:
             self.stream.secure(self.ssl_context, host)
-        self.sock = self.stream.sock
+        self.sock = _NO_SOCKET
         self.stream.restart_deadline()
+
+    def _connect(self) -> None:
+        """Read the greeting.
+
+        imaplib makes up a tag for each connection, and compiles an expression that matches it: a
+        third of a millisecond and two kilobytes, for tags that need to be unique within their
+        connection only (RFC 9051, section 2.2.1).
+        """
+        self.tagpre, self.tagre = _TAG, _TAGGED
+        self.welcome = self._get_response()
+        if "PREAUTH" in self.untagged_responses:
+            self.state = "AUTH"
+        elif "OK" in self.untagged_responses:
+            self.state = "NONAUTH"
+        else:
+            raise self.error(self.welcome)
+        self._get_capabilities()
+        if "IMAP4REV1" not in self.capabilities:
+            raise self.error("server not IMAP4rev1 compliant")
 
     def starttls(self, ssl_context: ssl.SSLContext | None = None) -> tuple[str, list[bytes]]:
         """STARTTLS; what was said before it counts for nothing (RFC 9051, section 6.2.1)."""
@@ -102,7 +160,6 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         if typ != "OK":
             raise self.error(f"STARTTLS refused: {data!r}")
         self.stream.secure(ssl_context or self.ssl_context, self.host)
-        self.sock = self.stream.sock
         self.hearing.lines, self.hearing.bye = [], ""
         self.untagged_responses: dict[str, list[bytes]] = {}
         self._tls_established = True
@@ -130,12 +187,24 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         self.state = "AUTH"
         return typ, data
 
+    def examine(self, mailbox: str) -> tuple[list[int], list[int], list[int]]:
+        """EXAMINE; all numbers of EXISTS, UIDNEXT and UIDVALIDITY that came with its answer."""
+        typ, data = self.select(mailbox, readonly=True)
+        if typ != "OK":
+            raise self.error(f"EXAMINE refused: {data!r}")
+        told = self.untagged_responses
+        exists, uidnext, uidvalidity = (
+            [int(number) for number in told.get(name, [])]
+            for name in ("EXISTS", "UIDNEXT", "UIDVALIDITY")
+        )
+        return exists, uidnext, uidvalidity
+
     def introduce(self, fields: str) -> None:
         """Send ID (RFC 2971) and do not wait: its answer is read with the next command's."""
         self._command("ID", fields)
 
     def send(self, data: bytes) -> None:
-        if self._begins:
+        if self._reading is Reading.IDLE_BEGINS:
             self._idle_tag = data.split(b" ", 1)[0]
         self.stream.send(data)
 
@@ -143,7 +212,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         return self.stream.exactly(size)
 
     def readline(self) -> bytes:
-        line = self._idle_line() if self._idling else self._plain_line()
+        line = self._plain_line() if self._reading is Reading.ANSWERS else self._idle_line()
         return line.rstrip(b"\r\n") + b"\r\n" if line else b""
 
     def _plain_line(self) -> bytes:
@@ -156,25 +225,28 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
     def _log(self, line: str) -> None:
         """imaplib keeps the last lines, LOGIN with its password among them; this does not."""
 
-    @contextmanager
-    def idling(self, begins: bool = False) -> Iterator[None]:
-        """Read lines as those of an IDLE; only where it begins a continuation means something."""
-        self._idling, self._begins = True, begins
+    def read_as(self, reading: Reading, action: Callable[[], Any]) -> Any:
+        """Do what reads the lines of an IDLE."""
+        self._reading = reading
+        if reading is Reading.DURING_IDLE:
+            self._portion = IDLE_PORTION_BYTES
+            self.stream.restart_deadline()
         try:
-            yield
+            return action()
         finally:
-            self._idling = self._begins = False
+            self._reading = Reading.ANSWERS
 
-    @contextmanager
-    def draining(self) -> Iterator[None]:
-        """Read what is at hand of an IDLE, one portion at most, and do not wait."""
-        self._draining, self._portion = True, IDLE_PORTION_BYTES
-        self.stream.restart_deadline()
-        try:
-            with self.idling():
-                yield
-        finally:
-            self._draining = False
+    def forget_answers(self) -> None:
+        """Let go of what was read up to now: imaplib keeps two kilobytes of it."""
+        self.untagged_responses.clear()
+        self.mo, self.welcome = None, b""
+
+    def log_out(self, from_idle: bool) -> None:
+        """DONE and LOGOUT in one piece, and read on to the answer or the end."""
+        done = b"DONE\r\n" if from_idle else b""
+        self.stream.send(done + self._new_tag() + b" LOGOUT\r\n")
+        while self.stream.line().startswith((b"* ", self._idle_tag + b" ")):
+            pass
 
     def _idle_line(self) -> bytes:
         """The next line that IMAPClient is to see, in the form that it can read."""
@@ -182,13 +254,11 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
             line = read_line(raw.rstrip(b"\r\n"))
             if line.kind in (Kind.EXISTS, Kind.EXPUNGE):
                 self._hear(Line(line.kind, line.number if line.kind is Kind.EXISTS else 1))
-                if self._draining:
-                    return b"* %d %s\r\n" % (line.number, line.kind.name.encode())
             if line.kind is Kind.BYE:
                 return b"* BYE\r\n"
             if line.kind is Kind.TAGGED and raw.split(b" ", 1)[0] == self._idle_tag:
                 return self._idle_ended(raw)
-            if line.kind is Kind.CONTINUATION and self._begins:
+            if line.kind is Kind.CONTINUATION and self._reading is Reading.IDLE_BEGINS:
                 return raw
             if line.kind in (Kind.UNREADABLE, Kind.TAGGED):
                 self._hear(Line(Kind.UNREADABLE, text=raw))
@@ -199,7 +269,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
             self.stream.refuse(f"the server said more than {MOST_HEARD} things at once")
 
     def _next(self) -> bytes:
-        if not self._draining:
+        if self._reading is not Reading.DURING_IDLE:
             return self._note(self.stream.line())
         raw = self.stream.line_at_hand() if self._portion > 0 else None
         if raw is None:
@@ -210,13 +280,13 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
     def _note(self, raw: bytes) -> bytes:
         """Keep what a log line may want to quote."""
         self.hearing.last = raw or self.hearing.last
-        if raw.startswith(b"*") and (line := read_line(raw.rstrip(b"\r\n"))).kind is Kind.BYE:
+        if b"BYE" in raw.upper() and (line := read_line(raw.rstrip(b"\r\n"))).kind is Kind.BYE:
             self.hearing.bye = line.text.decode("utf-8", "replace").strip() or "without a reason"
         return raw
 
     def _idle_ended(self, raw: bytes) -> bytes:
         """IDLE's tagged answer: expected after DONE, and in the midst of IDLE its end."""
-        if not self._draining:
+        if self._reading is not Reading.DURING_IDLE:
             return raw
         self.idle_over = True
         self.tagged_commands.pop(self._idle_tag, None)
@@ -242,9 +312,8 @@ class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no 
         self._make_transport: Callable[[], Transport] = lambda: Transport(
             host, addresses, stream, hearing, context, tls
         )
-        # A read time-out of 0 keeps the socket non-blocking: the stream does all waiting.
-        timeout = imapclient.SocketTimeout(0, 0)
-        super().__init__(host, ssl=tls, ssl_context=context, timeout=timeout)
+        super().__init__(host, ssl=tls, ssl_context=context)
+        del self._make_transport
         self._imap.debug = 0
 
     @property
@@ -260,13 +329,13 @@ class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no 
 
     def idle(self) -> None:
         self.transport.idle_over = False
-        with self.transport.idling(begins=True):
-            super().idle()
+        self.transport.read_as(Reading.IDLE_BEGINS, super().idle)
+        self.transport.forget_answers()
 
     def idle_check(self, timeout: float | None = None) -> Any:
-        with self.transport.draining():
-            return super().idle_check(timeout)
+        return self.transport.read_as(
+            Reading.DURING_IDLE, lambda: super(Client, self).idle_check(timeout)
+        )
 
     def idle_done(self) -> Any:
-        with self.transport.idling():
-            return super().idle_done()
+        return self.transport.read_as(Reading.IDLE_ENDS, super().idle_done)
