@@ -27,6 +27,7 @@ from . import __version__, logs
 from .backend import Backend
 from .check import Check
 from .config import Config, environment, load
+from .crew import Crew
 from .debt import Debt
 from .errors import ConfigError
 from .gate import Gate
@@ -163,6 +164,7 @@ def _worker_factory(config: Config, backend: Backend) -> functools.partial[IdleW
         connect=_connector(config).session,
         open_password=Vault(config.encryption_key, config.encryption_layout).open,
         backend=backend,
+        crew=Crew(),
         scans=Gate(config.scan_concurrency),
         hosts=Hosts(
             Limits(

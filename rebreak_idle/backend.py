@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http.cookiejar import DefaultCookiePolicy
+from http import HTTPStatus
+from io import BytesIO
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from requests.adapters import BaseAdapter
+from requests.structures import CaseInsensitiveDict
 
 from .errors import ScanFailed
 from .mailbox import Mailbox
+from .turns import away
 
 PATH = "/api/mail/scan-internal"
 MAX_ANSWER_BYTES = 64 * 1024
@@ -45,9 +50,14 @@ class Backend:
 
     def __init__(self, url: str, header: str, secret: str, timeout_seconds: float) -> None:
         self._url = url
-        self._headers = {header: secret, "content-type": "application/json"}
+        self._scan = requests.Request(
+            "POST", url + PATH, headers={header: secret, "content-type": "application/json"}
+        ).prepare()
+        del self._scan.headers["content-length"]  # of no body
+        self._reach = requests.Request("GET", url).prepare()
         self._timeout_seconds = timeout_seconds
         self._context = ssl.create_default_context()
+        self._context.sslsocket_class = _SecureSocket
         self._free: list[_Channel] = []
         self._busy: dict[_Channel, float] = {}
 
@@ -58,12 +68,9 @@ class Backend:
             ScanFailed: the backend did not answer 2xx; the scan is still owed.
         """
         body = {"connectionId": mailbox.id, "userId": mailbox.user_id, "reason": reason}
-        with self._channel() as channel:
-            return _result(
-                channel.request(
-                    "POST", self._url + PATH, self._timeout_seconds, body, self._headers
-                )
-            )
+        request = copy(self._scan)
+        request.body = json.dumps(body).encode()
+        return _result(self._answer(request))
 
     def reach(self) -> str:
         """Ask for the backend's front page, without the secret; returns its status line.
@@ -71,9 +78,8 @@ class Backend:
         Raises:
             ScanFailed: nothing answers there.
         """
-        with self._channel() as channel:
-            status, reason, _, _ = channel.request("GET", self._url, self._timeout_seconds)
-        return f"{status} {reason}"
+        answer = self._answer(self._reach)
+        return f"{answer.status_code} {answer.reason}"
 
     def cut_overdue(self) -> None:
         """End the requests whose time is over: time-outs of sockets do not see a slow drip."""
@@ -93,64 +99,125 @@ class Backend:
         for channel in channels:
             channel.cut()
 
-    @contextmanager
-    def _channel(self) -> Iterator[_Channel]:
-        """A connection to use, kept for the next request if this one went well."""
-        channel = self._free.pop() if self._free else _Channel(self._context)
+    def _answer(self, request: requests.PreparedRequest) -> requests.Response:
+        """What the backend answers; the connection is kept if all went well.
+
+        Raises:
+            ScanFailed: it does not.
+        """
+        channel = self._free.pop() if self._free else _Channel(urlsplit(self._url), self._context)
         self._busy[channel] = time.monotonic() + self._timeout_seconds
         try:
-            yield channel
-        except BaseException:
+            answer = channel.send(request, self._timeout_seconds)
+        except Exception as error:
             channel.close()
-            raise
-        else:
-            self._free.append(channel)
+            raise ScanFailed(self._why(error)) from error
         finally:
             del self._busy[channel]
+        self._free.append(channel)
+        return answer
+
+    def _why(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
+            return f"the backend did not answer within {self._timeout_seconds:g}s"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return "the backend's certificate is not accepted: set SSL_CERT_FILE to its CA"
+        if isinstance(error, ConnectionRefusedError):
+            return (
+                f"the backend at {self._url} refuses connections: is it running, is BACKEND_URL "
+                "right?"
+            )
+        return f"the backend broke off ({error.__class__.__name__}: {error})"
 
 
-# Status, reason phrase, headers, body.
-Answer = tuple[int, str, Mapping[str, str], bytes]
+class _PlainSocket(socket.socket):
+    """Lets others run while it waits for what it is to receive."""
+
+    def recv_into(self, *args: Any) -> int:
+        with away:
+            return super().recv_into(*args)
 
 
-class _Channel:
-    """One connection to the backend, kept alive while requests follow closely."""
+class _SecureSocket(ssl.SSLSocket):
+    """The same over TLS."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._session = requests.Session()
-        self._session.trust_env = False  # no proxies, no .netrc: the secret goes nowhere else
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        adapter = _Adapter(context, self._connected)
-        self._session.mount("http://", adapter)
-        self._session.mount("https://", adapter)
+    def recv_into(self, *args: Any) -> int:
+        with away:
+            return super().recv_into(*args)
+
+
+class _Plain(http.client.HTTPConnection):
+    """Sends head and body of a request in one piece, when `flush` is called."""
+
+    _unsent = b""
+
+    def connect(self) -> None:
+        with away:
+            super().connect()
+        if type(self.sock) is socket.socket:
+            self.sock = _PlainSocket(fileno=self.sock.detach())
+
+    def send(self, data: Any) -> None:
+        self._unsent += data
+
+    def flush(self) -> None:
+        data, self._unsent = self._unsent, b""
+        super().send(data)
+
+
+class _Secure(_Plain, http.client.HTTPSConnection):
+    """The same over TLS."""
+
+
+class _Channel(BaseAdapter):
+    """One connection to the backend, kept alive while requests follow closely.
+
+    What requests' own adapter does besides, for proxies, cookies and pools of connections to many
+    places, is of no use here and would be two thirds of what a scan request costs.
+    """
+
+    def __init__(self, url: SplitResult, context: ssl.SSLContext) -> None:
+        super().__init__()
+        host, secure = url.hostname or "", url.scheme == "https"
+        port = url.port or (443 if secure else 80)
+        self._connection = _Secure(host, port, context=context) if secure else _Plain(host, port)
         self._sock: socket.socket | None = None
         self._used_at = 0.0
 
-    def request(
-        self,
-        method: str,
-        url: str,
-        timeout_seconds: float,
-        body: dict[str, str] | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> Answer:
-        if time.monotonic() - self._used_at > REUSE_SECONDS:
-            self._session.close()
-        try:
-            with self._session.request(
-                method,
-                url,
-                json=body,
-                headers=headers,
-                timeout=(min(CONNECT_TIMEOUT_SECONDS, timeout_seconds), timeout_seconds),
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                content = _read(response)
-        except Exception as error:
-            raise ScanFailed(_why(error, url, timeout_seconds)) from error
+    def send(  # type: ignore[override]  # not given what it has no use for
+        self, request: requests.PreparedRequest, timeout: float
+    ) -> requests.Response:
+        """Send the request as it is and read the answer, of its body 64 KiB at most."""
+        connection = self._connection
+        if connection.sock is not None and not self._is_fresh():
+            connection.close()
+        connection.request(
+            request.method or "", request.path_url, request.body, dict(request.headers)
+        )
+        if connection.sock is None:
+            self._connect(timeout)
+        connection.flush()
+        answer = connection.getresponse()
+        length, content = answer.length, answer.read(MAX_ANSWER_BYTES)
+        if length is not None and len(content) < min(length, MAX_ANSWER_BYTES):
+            raise http.client.IncompleteRead(content, length - len(content))
+        if not answer.isclosed() or answer.status < HTTPStatus.OK:
+            connection.close()  # there is more to come
         self._used_at = time.monotonic()
-        return response.status_code, response.reason or "", response.headers, content
+        return _response(answer, content)
+
+    def _is_fresh(self) -> bool:
+        """Whether the connection is certainly still there; what there is to read can be its end."""
+        poller = select.poll()
+        poller.register(self._connection.sock, select.POLLIN)
+        return time.monotonic() - self._used_at < REUSE_SECONDS and not poller.poll(0)
+
+    def _connect(self, timeout: float) -> None:
+        connection = self._connection
+        connection.timeout = min(CONNECT_TIMEOUT_SECONDS, timeout)
+        connection.connect()
+        connection.sock.settimeout(timeout)
+        self._sock = connection.sock
 
     def cut(self) -> None:
         """Free the thread that waits on this connection. Any thread may call."""
@@ -159,82 +226,31 @@ class _Channel:
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self._session.close()
-
-    def _connected(self, sock: socket.socket) -> None:
-        self._sock = sock
+        self._connection.close()
 
 
-class _Adapter(HTTPAdapter):
-    """Tells of each new socket, and verifies https as all other TLS here: SSL_CERT_FILE counts."""
-
-    def __init__(self, context: ssl.SSLContext, connected: Callable[[socket.socket], None]) -> None:
-        self._context = context
-        self._connected = connected
-        super().__init__()
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
-        connected = self._connected
-
-        class Plain(HTTPConnection):
-            def connect(self) -> None:
-                super().connect()
-                connected(self.sock)
-
-        class Secure(HTTPSConnection):
-            def connect(self) -> None:
-                super().connect()
-                connected(self.sock)
-
-        class PlainPool(HTTPConnectionPool):
-            ConnectionCls = Plain
-
-        class SecurePool(HTTPSConnectionPool):
-            ConnectionCls = Secure
-
-        self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+def _response(answer: http.client.HTTPResponse, content: bytes) -> requests.Response:
+    response = requests.Response()
+    response.status_code, response.reason = answer.status, answer.reason
+    response.headers = CaseInsensitiveDict(answer.getheaders())
+    response.raw = BytesIO(content)
+    return response
 
 
-def _read(response: requests.Response) -> bytes:
-    """The body, as far as it is of interest."""
-    content = b""
-    for chunk in response.iter_content(MAX_ANSWER_BYTES):
-        content += chunk
-        if len(content) > MAX_ANSWER_BYTES:
-            response.close()
-            break
-    return content
-
-
-def _why(error: Exception, url: str, timeout_seconds: float) -> str:
-    if isinstance(error, requests.Timeout):
-        return f"the backend did not answer within {timeout_seconds:g}s"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "the backend's certificate is not accepted: set SSL_CERT_FILE to its CA"
-    cause: BaseException = error
-    while (inner := cause.__cause__ or cause.__context__) is not None:
-        cause = inner
-    if isinstance(cause, ConnectionRefusedError):
-        place = url.removesuffix(PATH)
-        return f"the backend at {place} refuses connections: is it running, is BACKEND_URL right?"
-    return f"the backend broke off ({cause.__class__.__name__}: {cause})"
-
-
-def _result(answer: Answer) -> ScanResult:
+def _result(answer: requests.Response) -> ScanResult:
     """The counts in a 2xx answer; whatever else it holds, the scan was done.
 
     Raises:
         ScanFailed: any other status.
     """
-    status, phrase, headers, content = answer
+    status, content = answer.status_code, answer.raw.read()
     if not 200 <= status < 300:
         said = _ADVICE.get(status) or content[:2000].decode("utf-8", "replace").strip()
         if 300 <= status < 400:
             said = "redirects are not followed: set BACKEND_URL to where the backend itself listens"
         raise ScanFailed(
-            f"the backend answered {status} {phrase}" + (f" ({said})" if said else ""),
-            _retry_after_seconds(headers.get("retry-after"), datetime.now(UTC)),
+            f"the backend answered {status} {answer.reason}" + (f" ({said})" if said else ""),
+            _retry_after_seconds(answer.headers.get("retry-after"), datetime.now(UTC)),
         )
     counts = _json_object(content)
     if counts is None and content.strip():

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-# The longest that a lock can be waited for is less than infinity.
-LONGEST_WAIT_SECONDS = 86400.0
+from .turns import Signal
 
 
 class Gate:
@@ -46,7 +45,7 @@ class Ticket:
     def __init__(self, gate: Gate) -> None:
         self.granted = False
         self._gate = gate
-        self._woken = threading.Event()
+        self._woken = Signal(thousands_wait=True)
 
     def grant(self) -> None:
         """The place is the holder's. Called by the gate."""
@@ -59,7 +58,8 @@ class Ticket:
 
     def wait(self, seconds: float) -> bool:
         """Wait for the place, at most ``seconds``; True when it is there. The ticket stays good."""
-        self._woken.wait(min(max(0.0, seconds), LONGEST_WAIT_SECONDS))
+        if not self.granted:
+            self._woken.wait(seconds)
         return self.granted
 
     def leave(self) -> None:

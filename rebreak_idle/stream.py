@@ -1,11 +1,12 @@
 """One connection's bytes: connecting, TLS, lines; every wait has a deadline and can be woken.
 
-The socket never blocks; all waiting is one `poll` in `_wait`. What time-outs on each `recv` cannot
+The socket never blocks; all waiting is one `poll`, in `_poll`. What time-outs on each `recv` cannot
 do is done here: an answer is bounded as a whole, however slowly its bytes drip in.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from .addresses import Address
+from .turns import away
 from .wake import Stop
 
 # A silent peer is noticed within 90 s: probes after 60 s and then every 15 s, given up when 90 s
@@ -31,7 +33,6 @@ MAX_ANSWER_BYTES = 256 * 1024
 # An answer that comes in more pieces than this is dripped on purpose.
 MAX_ANSWER_READS = 4096
 RECEIVE_BYTES = 16 * 1024
-
 
 # A peer that closed is ready to be read: Linux says so even while older data is unread.
 _READABLE = select.POLLIN | getattr(select, "POLLRDHUP", 0)
@@ -52,6 +53,7 @@ class Stream:
         self._last_words = False
         self._buffer = bytearray()
         self._answer_reads = 0
+        self._just_sent = False
 
     def connect(self, addresses: list[Address]) -> None:
         """Connect to the first address that answers; each gets its share of the time-out.
@@ -77,12 +79,10 @@ class Stream:
         self.sock = sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)
         _keep_alive(sock)
-        try:
-            sock.connect(sockaddr)
-        except BlockingIOError:
+        while (code := sock.connect_ex(sockaddr)) in (errno.EINPROGRESS, errno.EALREADY):
             self._wait(select.POLLOUT)
-            if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                raise OSError(code, os.strerror(code)) from None
+        if code not in (0, errno.EISCONN):
+            raise OSError(code, os.strerror(code))
 
     def secure(self, context: ssl.SSLContext, host: str) -> None:
         """Go over to TLS; ``host`` is verified against the certificate.
@@ -96,7 +96,7 @@ class Stream:
         self.sock = secured = context.wrap_socket(
             self._open(), server_hostname=host, do_handshake_on_connect=False
         )
-        self._retry(secured.do_handshake)
+        self._retry(lambda: _shake_hands(secured))
 
     def send(self, data: bytes) -> None:
         """Send all of ``data``; what is read from now on is its answer, with a deadline anew."""
@@ -104,6 +104,7 @@ class Stream:
         sock, view = self._open(), memoryview(data)
         while view:
             view = view[self._retry(lambda view=view: sock.send(view)) :]  # type: ignore[misc]
+        self._just_sent = True
 
     def restart_deadline(self) -> None:
         """The next answer begins: it has the whole time-out and its own measure of bytes."""
@@ -123,8 +124,11 @@ class Stream:
             OSError: the deadline passed, or a bound of memory was exceeded.
             Interrupted: the stop came first.
         """
+        if self._just_sent and b"\n" not in self._buffer:
+            self._wait()  # an answer takes a moment: no need to look for it before
+        self._just_sent = False
         while (line := self.line_at_hand()) is None:
-            self._wait(_READABLE)
+            self._wait()
         return line
 
     def line_at_hand(self) -> bytes | None:
@@ -144,15 +148,18 @@ class Stream:
             self.refuse(f"the server announced a literal of {size} bytes")
         while len(self._buffer) < size and not self.ended:
             if not self._receive():
-                self._wait(_READABLE)
+                self._wait()
         return self._take(size)
 
     def ready(self, seconds: float) -> bool:
-        """Wait until there is something to read or the stop is set; at most ``seconds``.
+        """Wait until there may be something to read; False when the time was up.
 
-        False means that there is certainly nothing.
+        Raises:
+            Interrupted: the stop came first.
         """
-        return bool(self.ended) or b"\n" in self._buffer or self._poll(_READABLE, seconds)
+        if seconds <= 0 or self.ended or b"\n" in self._buffer:
+            return True
+        return self._poll(_READABLE, seconds)
 
     def cut(self) -> None:
         """Free a thread that hangs on this connection. Any thread may call.
@@ -167,8 +174,10 @@ class Stream:
                 return  # not connected, or closed meanwhile
 
     def close(self) -> None:
-        if self.sock is not None:
-            self.sock.close()
+        """Close the connection, and let go of all that TLS keeps for it."""
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            sock.close()
 
     def _take(self, size: int) -> bytes:
         data = bytes(self._buffer[:size])
@@ -211,38 +220,46 @@ class Stream:
             try:
                 return action() or 0
             except ssl.SSLWantReadError:
-                self._wait(_READABLE)
+                self._wait()
             except (BlockingIOError, ssl.SSLWantWriteError):
                 self._wait(select.POLLOUT)
 
-    def _wait(self, events: int) -> None:
-        """Wait for the socket, to the deadline at most."""
-        while True:
-            if not self._last_words:
-                self._stop.check()
-            remaining = self._deadline - time.monotonic()
-            if remaining <= 0:
-                raise TimeoutError("no answer in time")
-            if self._poll(events, remaining):
-                return
+    def _wait(self, events: int = _READABLE) -> None:
+        """Wait until the socket may be ready, to the deadline at most."""
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError("no answer in time")
+        self._poll(events, remaining)
 
     def _poll(self, events: int, seconds: float) -> bool:
-        """Whether the socket is ready; False also when the stop's bell rang."""
-        latch = self._stop.bell.latch
-        sock = self._open()
-        poller = select.poll()
-        poller.register(sock, events)
+        """Wait until the socket may be ready; False when the time was up.
+
+        The latch is taken before the look at the stop: whoever sets it rings after that.
+
+        Raises:
+            Interrupted: the stop came first.
+        """
+        latch, poller = self._stop.bell.latch, select.poll()
+        poller.register(self._open(), events)
         if not self._last_words:
-            if self._stop.is_set():
-                return False
+            self._stop.check()
             poller.register(latch, select.POLLIN)
-        ready = poller.poll(max(0.0, seconds) * 1000)
-        return any(descriptor == sock.fileno() for descriptor, _ in ready)
+        with away:
+            ready = poller.poll(max(0.0, seconds) * 1000)
+        if not self._last_words:
+            self._stop.check()
+        return bool(ready)
 
     def _open(self) -> socket.socket:
-        if self.sock is None or self.sock.fileno() < 0:
+        if self.sock is None:
             raise OSError("the connection is closed")
         return self.sock
+
+
+def _shake_hands(sock: ssl.SSLSocket) -> None:
+    """The one thing that OpenSSL takes its time for: others run meanwhile."""
+    with away:
+        sock.do_handshake()
 
 
 def reason(error: OSError) -> str:

@@ -16,17 +16,22 @@ from .logs import database_journal as journal
 from .logs import printable, shortened
 from .mailbox import Mailbox, diff
 from .report import report
+from .wake import Bell
 from .worker import IdleWorker
 
 READ_RETRY_INITIAL_SECONDS = 1.0
-# How often the supervisor looks after threads and requests that make no progress.
+# How often the supervisor looks after requests and threads that make no progress.
 WATCH_SECONDS = 5.0
+OVERDUE_SECONDS = 15.0
 # An orderly stop, counted from the signal: scans under way may end until the first, then they are
 # cut; sessions may log out until the second (LOGOUT has 3 s), then they are cut; the rest of the
 # contract's 10 s is for the interpreter to end.
 SCANS_END_SECONDS = 3.0
 SESSIONS_END_SECONDS = 7.0
 STOP_SECONDS = 8.0
+# Thousands that are woken at once keep each other from their work: the next few are woken when the
+# last few are done, and the last ones after this time at the latest.
+RINGING_SECONDS = 2.5
 
 
 class MakeWorker(Protocol):
@@ -222,7 +227,7 @@ class Supervisor:
         """The last net: a thread that hangs in spite of every time-out gets its connection cut."""
         if time.monotonic() < self._watch_at:
             return
-        self._watch_at = time.monotonic() + WATCH_SECONDS
+        self._watch_at = time.monotonic() + OVERDUE_SECONDS
         for worker in self._workers.values():
             if worker.is_overdue():
                 name, state = shortened(worker.mailbox.name), worker.state.value
@@ -235,14 +240,23 @@ class Supervisor:
         started = time.monotonic()
         for worker in workers:
             worker.ask_to_stop()
-        for bell in {worker.stop.bell for worker in workers}:
+        groups = _by_bell(workers)
+        for bell, group in groups.items():
             bell.ring_for_good()
+            _join(group, time.monotonic() + RINGING_SECONDS / len(groups))
         alive = _join(workers, started + SCANS_END_SECONDS)
         self._requests.cut_all()
         alive = _join(alive, started + SESSIONS_END_SECONDS)
         for worker in alive:
             worker.cut()
         return [worker.mailbox.name for worker in _join(alive, started + STOP_SECONDS)]
+
+
+def _by_bell(workers: list[IdleWorker]) -> dict[Bell, list[IdleWorker]]:
+    groups: dict[Bell, list[IdleWorker]] = {}
+    for worker in workers:
+        groups.setdefault(worker.stop.bell, []).append(worker)
+    return groups
 
 
 def _join(workers: list[IdleWorker], deadline: float) -> list[IdleWorker]:

@@ -1,35 +1,17 @@
-"""Waking threads: a stop that reaches a thread in any wait, on a lock or on a socket."""
+"""Asking a mailbox's thread to stop, in whatever wait it is."""
 
 from __future__ import annotations
 
-import os
+import select
 import threading
+import time
 from contextlib import suppress
 
 from .errors import Interrupted
+from .turns import Latch, away
 
-# No lock can be waited for longer than some centuries.
-LONGEST_WAIT_SECONDS = 366 * 86400.0
-
-
-class Latch:
-    """A descriptor that is readable for ever once `set` was called."""
-
-    def __init__(self) -> None:
-        if hasattr(os, "eventfd"):
-            self._read = self._write = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        else:  # not Linux
-            self._read, self._write = os.pipe()
-
-    def fileno(self) -> int:
-        return self._read
-
-    def set(self) -> None:
-        os.write(self._write, (1).to_bytes(8, "little"))
-
-    def __del__(self) -> None:
-        for descriptor in {self._read, self._write}:
-            os.close(descriptor)
+# Out of descriptors a bell does not ring: whoever waits looks now and then.
+LOOK_AGAIN_SECONDS = 60.0
 
 
 class Bell:
@@ -57,9 +39,11 @@ class Bell:
 class Stop:
     """Asks one mailbox's thread to stop; once set it stays set. Any thread may call."""
 
+    __slots__ = ("_is_set", "bell")
+
     def __init__(self, bell: Bell) -> None:
         self.bell = bell
-        self._event = threading.Event()
+        self._is_set = False
 
     def set(self) -> None:
         """Wake the thread in whatever wait it is."""
@@ -68,21 +52,29 @@ class Stop:
 
     def announce(self) -> None:
         """Set the flag and leave the ringing of the shared bell to the caller."""
-        self._event.set()
+        self._is_set = True
 
     def is_set(self) -> bool:
-        return self._event.is_set()
+        return self._is_set
 
     def wait(self, seconds: float) -> bool:
         """Wait for the stop; True when it came."""
-        return self._event.wait(min(max(0.0, seconds), LONGEST_WAIT_SECONDS))
+        end = time.monotonic() + seconds
+        while True:
+            latch, left = self.bell.latch, end - time.monotonic()
+            if self._is_set or left <= 0:
+                return self._is_set
+            poller = select.poll()
+            poller.register(latch, select.POLLIN)
+            with away:
+                poller.poll(min(left, LOOK_AGAIN_SECONDS) * 1000)
 
     def check(self) -> None:
         """
         Raises:
             Interrupted: the stop is set.
         """
-        if self._event.is_set():
+        if self._is_set:
             raise Interrupted("stopping")
 
 

@@ -6,11 +6,13 @@ import math
 import random
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NoReturn, Protocol
 
 from .backoff import Backoff, interval_text, seconds_text
+from .crew import Crew
 from .debt import CATCH_UP, EXISTS, POLL, Debt, Finding, Snapshot, Watermark
 from .errors import (
     HostUnreachable,
@@ -27,6 +29,7 @@ from .mailbox import Mailbox
 from .renewal import Renewal
 from .responses import Kind, Line
 from .scanner import BackendLike, Scanner
+from .turns import turn
 from .wake import Stop
 
 # A session that held this long counts as having worked.
@@ -42,6 +45,13 @@ UNTIL_STOPPED_SECONDS = 366 * 86400.0
 # poll interval: it would be asked thousands of times a second.
 SHORT_IDLE_SECONDS = 10.0
 SHORT_IDLES = 3
+# Waits from this length on end on a whole second.
+TOGETHER_FROM_SECONDS = 10.0
+
+
+def _together(at: float, longest: float) -> float:
+    """The whole second before: a processor that has to wake up anyway does many at little cost."""
+    return math.floor(at) if longest >= TOGETHER_FROM_SECONDS else at
 
 
 class State(Enum):
@@ -125,6 +135,7 @@ class Surroundings:
     connect: Callable[[Mailbox, Stop], SessionLike]
     open_password: Callable[[str], str]
     backend: BackendLike
+    crew: Crew
     scans: Gate
     hosts: Hosts
     timing: Timing
@@ -138,6 +149,14 @@ class IdleWorker(threading.Thread):
     ``debt`` is what its predecessor still owed, if it had one. ``ended`` is called, on this
     thread, as the last thing it does.
     """
+
+    # Slots, because a dict of so many names costs a kilobyte more.
+    __slots__ = (
+        "_attempt", "_before_scan", "_cut_at", "_cut_short", "_ended", "_host", "_host_ticket",
+        "_journal", "_login_retries", "_next_step_by", "_next_try_at", "_opened_at", "_pollings",
+        "_reconnects", "_refusals", "_renewal", "_scanner", "_session", "_shared", "_state_since",
+        "_troubles", "_watermark", "mailbox", "state", "stop",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -234,10 +253,9 @@ class IdleWorker(threading.Thread):
 
     def run(self) -> None:
         try:
-            while not self.stop.is_set():
-                self._one_round()
-        except Interrupted:
-            pass
+            with turn, suppress(Interrupted):
+                while not self.stop.is_set():
+                    self._one_round()
         finally:
             self._scanner.leave_line()
             self._change_state(State.STOPPED)
@@ -292,7 +310,7 @@ class IdleWorker(threading.Thread):
         password = self._shared.open_password(mailbox.stored_password)
         with self._host.admission(self) as probe:
             try:
-                session = self._open(password)
+                session = self._shared.crew.do(lambda: self._open(password))
             except HostUnreachable as error:
                 self._host.failed(mailbox.id, str(error), probe)
                 raise
@@ -341,20 +359,23 @@ class IdleWorker(threading.Thread):
         session, self._session = self._session, None
         if session is not None:
             self._hear(session.take_heard())
-            session.close()
+            if self.stop.is_set():
+                session.close()  # all at once where the daemon stops
+            else:
+                self._shared.crew.do(session.close)
 
     def _watch(self, session: SessionLike) -> NoReturn:
         """Watch INBOX for as long as the session lasts."""
-        self._take_snapshot(session, CATCH_UP)
-        idling = session.offers_idle and session.start_idle()
+        do = self._shared.crew.do
+        _, idling = do(lambda: self._examine_and_idle(session))
         self._journal.info("connected (%s:%d)", self.mailbox.host, self.mailbox.port)
         self._opened_at = self._shared.clock()
         while True:
             if idling:
-                self._idle_once(session)
+                idling = self._idle_once(session)
             else:
                 self._poll(session)
-            idling = session.offers_idle and session.start_idle()
+                idling = do(lambda: self._start_idle(session))
 
     def _poll(self, session: SessionLike) -> None:
         """Ask for new mail at intervals, until it is time to try IDLE again."""
@@ -368,10 +389,14 @@ class IdleWorker(threading.Thread):
         until = self._shared.clock() + timing.idle_renew_seconds
         while self._shared.clock() < until:
             self.pay_for(timing.poll_interval_seconds)
-            self._take_snapshot(session, POLL)
+            self._shared.crew.do(lambda: self._take_snapshot(session, POLL))
 
-    def _idle_once(self, session: SessionLike) -> None:
-        """One IDLE, to its renewal or to where the server ends it; INBOX is examined after it."""
+    def _idle_once(self, session: SessionLike) -> bool:
+        """One IDLE, to its renewal or to where the server ends it; INBOX is examined after it.
+
+        Returns whether the next IDLE has begun.
+        """
+        do = self._shared.crew.do
         self._change_state(State.IDLING)
         interval = self._renewal.interval_seconds
         began_at = self._shared.clock()
@@ -382,16 +407,18 @@ class IdleWorker(threading.Thread):
         else:
             self._after_cut_short(self._shared.clock() - began_at)
         self._expect_progress(COMMANDS_IN_A_ROW * self._shared.timing.imap_timeout_seconds)
-        self._hear(session.end_idle())
+        self._hear(do(session.end_idle))
         if self.debt.owed:
             self._pay_at_once()
             renewed = False  # what came during the scan could not be announced
-        if self._take_snapshot(session, CATCH_UP) is Finding.UNANNOUNCED and renewed:
+        finding, idling = do(lambda: self._examine_and_idle(session))
+        if finding is Finding.UNANNOUNCED and renewed:
             self._renewal.unannounced()
             self._journal.warning(
                 "the server did not announce mail that came: idle is now renewed every %s",
                 interval_text(self._renewal.interval_seconds),
             )
+        return idling
 
     def _listen(self, session: SessionLike, until: float) -> None:
         """Listen in IDLE and send what is owed, for as long as both may last."""
@@ -399,10 +426,10 @@ class IdleWorker(threading.Thread):
         try:
             while session.idling and (now := clock()) < until:
                 self.stop.check()
-                turn = min(until, now + longest)
+                look_up = min(until, _together(now + longest, longest))
                 self._expect_progress(longest)
-                self._scanner.pay(turn)
-                self._hear(session.wait(max(0.0, self._scanner.next_try(turn) - clock())))
+                self._scanner.pay(look_up)
+                self._hear(session.wait(max(0.0, self._scanner.next_try(look_up) - clock())))
         finally:
             self._scanner.leave_line()
 
@@ -416,6 +443,13 @@ class IdleWorker(threading.Thread):
                 interval_text(interval),
             )
             self.pay_for(interval)
+
+    def _examine_and_idle(self, session: SessionLike) -> tuple[Finding, bool]:
+        """What EXAMINE found is owed even if the session breaks before IDLE."""
+        return self._take_snapshot(session, CATCH_UP), self._start_idle(session)
+
+    def _start_idle(self, session: SessionLike) -> bool:
+        return session.offers_idle and session.start_idle()
 
     def _take_snapshot(self, session: SessionLike, reason: str) -> Finding:
         finding = self._watermark.examined(session.examine())

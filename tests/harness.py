@@ -19,6 +19,7 @@ from waiting import wait_for
 
 from rebreak_idle import logs
 from rebreak_idle.backend import Backend
+from rebreak_idle.crew import Crew
 from rebreak_idle.gate import Gate
 from rebreak_idle.hosts import Hosts, Limits
 from rebreak_idle.imap import Connector
@@ -36,6 +37,9 @@ STOP_SECONDS = 10.0
 SCAN_PLACES = 16
 CONNECTS_AT_ONCE = 8
 LOGINS_PER_SECOND = 20
+
+# As in the program, one of each for the whole process.
+_crew = Crew()
 
 QUICK = Timing(
     idle_renew_seconds=1500.0,
@@ -180,6 +184,7 @@ class Watched:
             connect=connect,
             open_password=str,
             backend=self._client,
+            crew=_crew,
             scans=self._scans,
             hosts=Hosts(self._limits(), time.monotonic),
             timing=self.timing,

@@ -142,6 +142,23 @@ def reset(handler: _Handler) -> None:
     handler.connection.close()
 
 
+def cut_off(body: bytes, announced: int) -> Behaviour:
+    """End the connection in order (FIN), but before the body is as long as was announced."""
+
+    def cutting(handler: _Handler) -> None:
+        handler.begin(200, announced, {"Content-Type": "application/json"})
+        handler.wfile.write(body)
+        handler.close_connection = True
+
+    return cutting
+
+
+def early_hints(handler: _Handler) -> None:
+    """Answer twice: with an informational status (RFC 8297), then for good."""
+    handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+    answer()(handler)
+
+
 def drip(total_seconds: float, body: object = RESULT) -> Behaviour:
     """Answer byte by byte, over `total_seconds`."""
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rebreak_idle.backend import ScanResult
+from rebreak_idle.crew import Crew, T
 from rebreak_idle.debt import Debt, Snapshot
 from rebreak_idle.errors import (
     HostUnreachable,
@@ -26,6 +27,7 @@ from rebreak_idle.hosts import Hosts, Limits
 from rebreak_idle.mailbox import Mailbox
 from rebreak_idle.responses import Kind, Line
 from rebreak_idle.supervisor import Supervisor
+from rebreak_idle.turns import away
 from rebreak_idle.wake import Bell, Stop
 from rebreak_idle.worker import IdleWorker, Surroundings, Timing
 
@@ -61,7 +63,8 @@ class Turns:
 
     def first_turn(self, worker: IdleWorker) -> None:
         """On the worker's thread: wait to be let in."""
-        assert self._tasks[worker].turn.acquire(timeout=TURN_SECONDS)
+        with away:
+            assert self._tasks[worker].turn.acquire(timeout=TURN_SECONDS)
 
     def last_turn(self, worker: IdleWorker) -> None:
         """On the worker's thread: it ends."""
@@ -74,7 +77,8 @@ class Turns:
         assert task is not None
         task.until, task.ready = until, ready
         self._back.release()
-        assert task.turn.acquire(timeout=TURN_SECONDS)
+        with away:
+            assert task.turn.acquire(timeout=TURN_SECONDS)
         return ready()
 
     def run_until(self, end: float, between: Callable[[], None]) -> None:
@@ -114,6 +118,12 @@ class SimulatedStop(Stop):
         return self._turns.wait(self._turns.now + max(0.0, seconds), self.is_set)
 
 
+class SimulatedCrew(Crew):
+    def do(self, task: Callable[[], T]) -> T:
+        """On the worker's own thread, whose turn it is."""
+        return task()
+
+
 class SimulatedGate(Gate):
     def __init__(self, turns: Turns, places: int) -> None:
         super().__init__(places)
@@ -131,10 +141,19 @@ class SimulatedTicket(Ticket):
     def __init__(self, gate: SimulatedGate) -> None:
         super().__init__(gate)
         self._turns = gate.turns
+        self._is_woken = False
+
+    def grant(self) -> None:
+        super().grant()
+        self._is_woken = True
+
+    def wake(self) -> None:
+        super().wake()
+        self._is_woken = True
 
     def wait(self, seconds: float) -> bool:
-        if not self._woken.is_set():
-            self._turns.wait(self._turns.now + max(0.0, seconds), self._woken.is_set)
+        if not self._is_woken:
+            self._turns.wait(self._turns.now + max(0.0, seconds), lambda: self._is_woken)
         return self.granted
 
 
@@ -320,6 +339,7 @@ class World:
             ),
             open_password=str,
             backend=self,
+            crew=SimulatedCrew(),
             scans=SimulatedGate(self.turns, places),
             hosts=Hosts(
                 Limits(2, 20, 5, 300), self.turns.clock, lambda n: SimulatedGate(self.turns, n)

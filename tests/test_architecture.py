@@ -23,8 +23,8 @@ PACKAGE = Path(rebreak_idle.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 LEAVES = {
-    "addresses", "backoff", "debt", "errors", "gate", "logs", "mailbox", "renewal", "responses",
-    "wake",
+    "addresses", "backoff", "crew", "debt", "errors", "gate", "logs", "mailbox", "renewal",
+    "responses", "turns", "wake",
 }  # fmt: skip
 
 # What each module may import from the package: __main__ → supervisor → worker → adapters → leaves.
@@ -34,29 +34,31 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mailbox": set(),
     "backoff": set(),
     "debt": set(),
+    "turns": set(),
+    "crew": {"turns"},
     "logs": set(),
-    "gate": set(),
+    "gate": {"turns"},
     "renewal": set(),
     "responses": set(),
-    "wake": {"errors"},
-    "addresses": {"errors"},
+    "wake": {"errors", "turns"},
+    "addresses": {"errors", "turns"},
     "vault": {"errors"},
     "store": {"errors", "mailbox"},
     "config": {"errors", "store", "vault"},
-    "stream": {"addresses", "errors", "wake"},
+    "stream": {"addresses", "errors", "turns", "wake"},
     "transport": {"addresses", "responses", "stream"},
     "imap": {
         "",
         "refusals",
         "addresses", "debt", "errors", "mailbox", "responses", "stream", "transport", "wake"
     },
-    "backend": {"errors", "mailbox"},
+    "backend": {"errors", "mailbox", "turns"},
     "scanner": LEAVES | {"backend"},
     "hosts": {"backoff", "gate", "logs"},
     "refusals": set(),
     "worker": LEAVES | {"backend", "hosts", "imap", "scanner"},
     "report": {"backoff", "logs", "worker"},
-    "supervisor": {"backoff", "debt", "errors", "logs", "mailbox", "report", "worker"},
+    "supervisor": {"backoff", "debt", "errors", "logs", "mailbox", "report", "wake", "worker"},
     "check": LEAVES | {"backend", "imap", "worker"},
     "__main__": {*MODULES, ""} - {"__main__"},
 }  # fmt: skip
@@ -65,7 +67,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_KNOW: dict[str, set[str]] = {
     "psycopg": {"store"},
     "requests": {"backend"},
-    "urllib3": {"backend"},
     "imapclient": {"imap", "transport"},
     "imaplib": {"imap", "transport"},
     "cryptography": {"vault"},

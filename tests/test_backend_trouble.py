@@ -11,7 +11,9 @@ from recording_backend import (
     Hang,
     RecordingBackend,
     answer,
+    cut_off,
     drip,
+    early_hints,
     empty,
     html,
     redirect,
@@ -30,6 +32,9 @@ FAILURES = {
     "redirect": (redirect("http://127.0.0.1:1/"), "redirects are not followed"),
     "html error": (html(502), "the backend answered 502"),
     "reset": (reset, "the backend broke off"),
+    "cut off": (cut_off(b"{}", 100), "the backend broke off"),
+    "cut off before the body": (cut_off(b"", 100), "the backend broke off"),
+    "informational": (early_hints, "the backend answered 103"),
 }
 
 

@@ -12,6 +12,7 @@ from waiting import wait_for
 
 from rebreak_idle import logs
 from rebreak_idle.backend import ScanResult
+from rebreak_idle.crew import Crew
 from rebreak_idle.debt import Debt, Snapshot
 from rebreak_idle.errors import SessionLost
 from rebreak_idle.gate import Gate
@@ -117,6 +118,7 @@ def supervised(
         connect=lambda mailbox, stop: next(made[mailbox.id])(mailbox, stop),
         open_password=str,
         backend=scans,
+        crew=Crew(),
         scans=Gate(4),
         hosts=Hosts(Limits(8, 20, 0.05, 0.2), clock),
         timing=QUICK,

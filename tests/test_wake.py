@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from rebreak_idle.errors import Interrupted
-from rebreak_idle.wake import Bell, Bells, Latch, Stop
+from rebreak_idle.turns import Latch
+from rebreak_idle.wake import Bell, Bells, Stop
 
 LONG_SECONDS = 10.0
 
@@ -112,12 +113,16 @@ def test_announcing_comes_before_ringing() -> None:
     assert is_readable(latch)
 
 
-def test_an_announced_stop_ends_a_wait() -> None:
-    """A wait of the stop itself needs no ring."""
+def test_a_ring_for_others_ends_no_wait() -> None:
+    """A wait of the stop itself goes on until it is set, whoever the bell rings for."""
     stop = Stop(Bell())
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(stop.wait, LONG_SECONDS)
+        stop.bell.ring()
+        with pytest.raises(TimeoutError):
+            waiting.result(0.05)
         stop.announce()
+        stop.bell.ring()
         assert waiting.result(LONG_SECONDS / 2)
 
 

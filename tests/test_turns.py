@@ -1,0 +1,163 @@
+"""Threads that run in turn, and wake each other."""
+
+from __future__ import annotations
+
+import resource
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from rebreak_idle.turns import AT_ONCE, Signal, away, turn
+
+LONG_SECONDS = 10.0
+SHORT_SECONDS = 0.05
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads for those who wait."""
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+@pytest.fixture(params=[False, True], ids=["few", "thousands"])
+def signal(request: pytest.FixtureRequest) -> Signal:
+    """A signal, made for few waiters or for many."""
+    return Signal(thousands_wait=request.param)
+
+
+def test_a_signal_wakes(signal: Signal, pool: ThreadPoolExecutor) -> None:
+    """Who waits for it is woken."""
+    woken = pool.submit(signal.wait, LONG_SECONDS)
+    signal.set()
+    assert woken.result(LONG_SECONDS)
+
+
+def test_a_signal_before_the_wait_is_not_lost(signal: Signal) -> None:
+    """The next wait ends at once, and only the next."""
+    signal.set()
+    signal.set()
+    assert signal.wait(LONG_SECONDS)
+    assert not signal.wait(SHORT_SECONDS)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, SHORT_SECONDS])
+def test_a_wait_without_a_signal_ends(signal: Signal, seconds: float) -> None:
+    """The time is up."""
+    assert not signal.wait(seconds)
+
+
+def test_no_signal_is_missed(signal: Signal, pool: ThreadPoolExecutor) -> None:
+    """Each of many in a row is seen, however it falls between look and sleep."""
+    back, number = Signal(), 2000
+
+    def answer() -> int:
+        seen = 0
+        while seen < number and signal.wait(LONG_SECONDS):
+            seen += 1
+            back.set()
+        return seen
+
+    seen = pool.submit(answer)
+    for _ in range(number):
+        signal.set()
+        assert back.wait(LONG_SECONDS)
+    assert seen.result(LONG_SECONDS) == number
+
+
+def test_signals_when_the_time_is_up(pool: ThreadPoolExecutor) -> None:
+    """A signal in the moment in which the time is up leaves no turn taken twice, and none lost."""
+    signals = [Signal(thousands_wait=number % 2 == 0) for number in range(4)]
+    rounds = 2000
+
+    def wait(signal: Signal) -> None:
+        with turn:
+            for _ in range(rounds):
+                signal.wait(1e-5)
+
+    waiting = [pool.submit(wait, signal) for signal in signals]
+    while not all(each.done() for each in waiting):
+        for signal in signals:
+            signal.set()
+    for each in waiting:
+        each.result()
+    assert turns_at_once(pool) == AT_ONCE
+
+
+def turns_at_once(pool: ThreadPoolExecutor) -> int:
+    """How many threads have a turn at the same time."""
+    inside, go_on = threading.Semaphore(0), threading.Event()
+
+    def hold() -> None:
+        with turn:
+            inside.release()
+            assert go_on.wait(LONG_SECONDS)
+
+    holding = [pool.submit(hold) for _ in range(AT_ONCE + 2)]
+    for _ in range(AT_ONCE):
+        assert inside.acquire(timeout=LONG_SECONDS)
+    more = inside.acquire(timeout=SHORT_SECONDS)
+    go_on.set()
+    for each in holding:
+        each.result(LONG_SECONDS)
+    return AT_ONCE + more
+
+
+def test_few_run_at_once(pool: ThreadPoolExecutor) -> None:
+    """Those who have no turn sleep until one is given up."""
+    assert turns_at_once(pool) == AT_ONCE
+
+
+@pytest.mark.parametrize("absent", ["signal", "away"])
+def test_who_waits_lets_others_run(pool: ThreadPoolExecutor, absent: str) -> None:
+    """A wait for a signal, or for what is marked as such, gives up the turn."""
+    event = threading.Event()
+    signals = [Signal() for _ in range(AT_ONCE)]
+
+    def wait(signal: Signal) -> bool:
+        with turn:
+            if absent == "signal":
+                return signal.wait(LONG_SECONDS)
+            with away:
+                return event.wait(LONG_SECONDS)
+
+    def run() -> str:
+        with turn:
+            return "ran"
+
+    waiting = [pool.submit(wait, signal) for signal in signals]
+    running = [pool.submit(run) for _ in range(3)]
+    assert [each.result(LONG_SECONDS) for each in running] == ["ran"] * 3
+    event.set()
+    for signal in signals:
+        signal.set()
+    assert all(each.result(LONG_SECONDS) for each in waiting)
+
+
+def test_an_error_gives_the_turn_back(pool: ThreadPoolExecutor) -> None:
+    """Whatever ends what a thread does, there or while it was away."""
+
+    def fail() -> None:
+        with turn, away:
+            raise KeyError
+
+    for _ in range(3 * AT_ONCE):
+        with pytest.raises(KeyError):
+            pool.submit(fail).result(LONG_SECONDS)
+    assert turns_at_once(pool) == AT_ONCE
+
+
+def test_without_a_further_descriptor(pool: ThreadPoolExecutor) -> None:
+    """Out of descriptors a signal for thousands works all the same."""
+    signal = Signal(thousands_wait=True)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        assert not signal.wait(SHORT_SECONDS)
+        woken = pool.submit(signal.wait, LONG_SECONDS)
+        signal.set()
+        assert woken.result(LONG_SECONDS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
