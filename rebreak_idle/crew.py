@@ -16,8 +16,8 @@ from .turns import Signal, turn
 T = TypeVar("T")
 
 # A thread that had nothing to do for so long ends, and with it its stack.
-IDLE_SECONDS = 60.0
-MOST_HANDS = 64
+IDLE_SECONDS = 20.0
+MOST_HANDS = 256
 
 
 class Crew:

@@ -31,7 +31,7 @@ SESSIONS_END_SECONDS = 7.0
 STOP_SECONDS = 8.0
 # Thousands that are woken at once keep each other from their work: the next few are woken when the
 # last few are done, and the last ones after this time at the latest.
-RINGING_SECONDS = 2.5
+RINGING_SECONDS = 4.5
 
 
 class MakeWorker(Protocol):

@@ -45,13 +45,6 @@ UNTIL_STOPPED_SECONDS = 366 * 86400.0
 # poll interval: it would be asked thousands of times a second.
 SHORT_IDLE_SECONDS = 10.0
 SHORT_IDLES = 3
-# Waits from this length on end on a whole second.
-TOGETHER_FROM_SECONDS = 10.0
-
-
-def _together(at: float, longest: float) -> float:
-    """The whole second before: a processor that has to wake up anyway does many at little cost."""
-    return math.floor(at) if longest >= TOGETHER_FROM_SECONDS else at
 
 
 class State(Enum):
@@ -307,10 +300,11 @@ class IdleWorker(threading.Thread):
         mailbox = self.mailbox
         if mailbox.problem:
             raise MailboxUnusable(f"the row cannot be used: {mailbox.problem}")
-        password = self._shared.open_password(mailbox.stored_password)
+        do, open_password = self._shared.crew.do, self._shared.open_password
+        password = do(lambda: open_password(mailbox.stored_password))
         with self._host.admission(self) as probe:
             try:
-                session = self._shared.crew.do(lambda: self._open(password))
+                session = do(lambda: self._open(password))
             except HostUnreachable as error:
                 self._host.failed(mailbox.id, str(error), probe)
                 raise
@@ -426,7 +420,7 @@ class IdleWorker(threading.Thread):
         try:
             while session.idling and (now := clock()) < until:
                 self.stop.check()
-                look_up = min(until, _together(now + longest, longest))
+                look_up = min(until, now + longest)
                 self._expect_progress(longest)
                 self._scanner.pay(look_up)
                 self._hear(session.wait(max(0.0, self._scanner.next_try(look_up) - clock())))
