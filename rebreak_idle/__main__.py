@@ -37,6 +37,7 @@ from .logs import database_journal as journal
 from .mailbox import Mailbox
 from .store import ConnectionStore, password_of
 from .supervisor import Supervisor
+from .turns import SPARE_DESCRIPTORS
 from .vault import Vault
 from .wake import Bells, Stop
 from .worker import IdleWorker, Surroundings, Timing
@@ -46,8 +47,6 @@ EX_FAULT = 1
 EX_CONFIG = 78  # sysexits.h
 # Deep enough for TLS handshakes and requests; 32 KiB crash CPython 3.13 on nested answers.
 THREAD_STACK_BYTES = 256 * 1024
-# For the database, the backend, modules that are being read and the like.
-OTHER_DESCRIPTORS = 128
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -110,7 +109,7 @@ def _harden() -> None:
 def _most_sessions() -> int:
     """How many sessions the file descriptors suffice for: one each, and one for a shared bell."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return (descriptors - OTHER_DESCRIPTORS) * Bells.SHARED_BY // (Bells.SHARED_BY + 1)
+    return (descriptors - SPARE_DESCRIPTORS) * Bells.SHARED_BY // (Bells.SHARED_BY + 1)
 
 
 def _backend(config: Config) -> Backend:

@@ -138,12 +138,8 @@ class _PlainSocket(socket.socket):
             return super().recv_into(*args)
 
 
-class _SecureSocket(ssl.SSLSocket):
+class _SecureSocket(_PlainSocket, ssl.SSLSocket):
     """The same over TLS."""
-
-    def recv_into(self, *args: Any) -> int:
-        with away:
-            return super().recv_into(*args)
 
 
 class _Plain(http.client.HTTPConnection):

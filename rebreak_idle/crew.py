@@ -1,7 +1,7 @@
-"""Shared threads for what goes deep: TLS handshakes, logins, EXAMINE, HTTP requests.
+"""Shared threads for what goes deep: passwords, TLS handshakes, logins, EXAMINE.
 
 The memory of a stack that was touched once stays touched. Thousands of threads that wait keep
-small ones if a handful of others do what needs a deep one.
+small ones if a few others do what needs a deep one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 # A thread that had nothing to do for so long ends, and with it its stack.
 IDLE_SECONDS = 20.0
+# Beyond the connections that are made at once, so that mailboxes' own stacks stay small.
 MOST_HANDS = 256
 
 

@@ -115,7 +115,7 @@ class Session:
         """
         username = self._mailbox.username
         _refuse_control_characters(username, password)
-        self._secrets = _forms(username, password)
+        self._secrets = _forms(username, password)  # a greeting may say them back already
         self.connect()
         self.login(password)
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 
 # One has the interpreter while the other is in a system call.
 AT_ONCE = 2
+# For the database, the backend, modules that are being read and the like.
 SPARE_DESCRIPTORS = 128
 # `poll` takes its time-out as milliseconds in 32 bits; whoever waits for longer waits again.
 LONGEST_POLL_SECONDS = 86400.0
@@ -37,50 +38,34 @@ class Latch:
     def set(self) -> None:
         os.write(self._write, (1).to_bytes(8, "little"))
 
+    def wait(self, seconds: float) -> bool:
+        """Whether it was set within so many seconds, or a day."""
+        poller = select.poll()
+        poller.register(self, select.POLLIN)
+        return bool(poller.poll(min(max(0.0, seconds), LONGEST_POLL_SECONDS) * 1000))
+
     def __del__(self) -> None:
         for descriptor in {self._read, self._write} - {-1}:
             os.close(descriptor)
 
 
 class _LockSleep:
-    """A sleep on a lock: quick to begin and to end."""
+    """A sleep on a lock: quicker to begin and to end than one on a latch."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def end(self) -> None:
+    def set(self) -> None:
         """Once, by another thread."""
         self._lock.release()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it was ended within so many seconds."""
+        """Whether it was set within so many seconds."""
         return self._lock.acquire(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX))
 
 
-class _DescriptorSleep:
-    """A sleep on a descriptor, for thousands of sleepers.
-
-    Linux keeps all that sleep on locks in a few chains, and each wake-up searches one of them
-    (futex(7)): with ten thousand sleepers that would be most of what the whole daemon does.
-    """
-
-    def __init__(self) -> None:
-        self._latch = Latch()
-
-    def fileno(self) -> int:
-        return self._latch.fileno()
-
-    def end(self) -> None:
-        self._latch.set()
-
-    def wait(self, seconds: float) -> bool:
-        poller = select.poll()
-        poller.register(self._latch, select.POLLIN)
-        return bool(poller.poll(min(max(0.0, seconds), LONGEST_POLL_SECONDS) * 1000))
-
-
-_Sleep = _LockSleep | _DescriptorSleep
+_Sleep = _LockSleep | Latch
 
 
 class _Turns:
@@ -107,7 +92,7 @@ class _Turns:
                 self._free += 1
                 return
             sleep = self._line.popleft()
-        sleep.end()
+        sleep.set()
 
     def wait_for_one(self) -> None:
         """Return when it is this thread's turn."""
@@ -170,7 +155,7 @@ class Signal:
             due = sleep is not None and _turns.take(sleep)
             self._sleep = None
         if due and sleep is not None:
-            sleep.end()
+            sleep.set()
 
     def wait(self, seconds: float) -> bool:
         """Wait until it is set, at most ``seconds``, and then for the turn; whether it was set."""
@@ -198,10 +183,15 @@ class Signal:
 
 
 def _long_sleep() -> _Sleep:
-    """Descriptors are for sessions first: the last few are not slept on."""
+    """A sleep for thousands of sleepers.
+
+    Linux keeps all that sleep on locks in a few chains, and each wake-up searches one of them
+    (futex(7)): with ten thousand sleepers that would be most of what the whole daemon does. But
+    descriptors are for sessions first, so the last few are not slept on.
+    """
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError):  # none is left
-        sleep = _DescriptorSleep()
-        if sleep.fileno() < most - SPARE_DESCRIPTORS:  # the lowest that is free is given
-            return sleep
+        latch = Latch()
+        if latch.fileno() < most - SPARE_DESCRIPTORS:  # the lowest that is free is given
+            return latch
     return _LockSleep()

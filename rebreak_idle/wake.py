@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import threading
 import time
 from contextlib import suppress
@@ -64,10 +63,8 @@ class Stop:
             latch, left = self.bell.latch, end - time.monotonic()
             if self._is_set or left <= 0:
                 return self._is_set
-            poller = select.poll()
-            poller.register(latch, select.POLLIN)
             with away:
-                poller.poll(min(left, LOOK_AGAIN_SECONDS) * 1000)
+                latch.wait(min(left, LOOK_AGAIN_SECONDS))
 
     def check(self) -> None:
         """
