@@ -2,94 +2,36 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
+from script_run import SCRIPTS, ScriptRun, left_behind
 from servers import server_folder
-from waiting import wait_for
 
-DEMO = Path(__file__).parent.parent / "scripts" / "demo.py"
-LINE_SECONDS = 60.0
 END_SECONDS = 60.0
 TALLY = re.compile(r"delivered (\d+), scanned (\d+), deleted (\d+), slowest reaction (\d+\.\d\d) s")
 
 
-class Demo:
-    """The demo at a terminal of its own, with a folder for all its temporary files."""
+class Demo(ScriptRun):
+    """The demo."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        self.folder = folder
-        self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [sys.executable, DEMO, *arguments],
-            env={**os.environ, "TMPDIR": str(folder)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            start_new_session=True,
-        )
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        for line in self.process.stdout or ():
-            self.lines.append(line.rstrip("\n"))
-
-    def wait_line(self, text: str) -> None:
-        """Wait until a line with this text has come."""
-        wait_for(lambda: self._has(text), LINE_SECONDS, f"{text!r}")
-
-    def _has(self, text: str) -> bool:
-        assert self.process.poll() is None, "\n".join(self.lines)
-        return any(text in line for line in tuple(self.lines))
-
-    def press_ctrl_c(self) -> None:
-        """What a terminal does: SIGINT to every process of the group."""
-        os.killpg(self.process.pid, signal.SIGINT)
-
-    def end(self) -> int:
-        """Wait for its end; the exit status."""
-        status = self.process.wait(END_SECONDS)
-        self.close()
-        return status
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(END_SECONDS)
-        self._reader.join()
-        if self.process.stdout:
-            self.process.stdout.close()
+        super().__init__(folder, "demo.py", *arguments)
 
     def program(self, *arguments: str) -> psutil.Process:
         """The process whose command line ends with these arguments."""
-        processes = running(self.folder)
+        processes = left_behind(self.folder)
         (found,) = [p for p in processes if tuple(p.cmdline()[-len(arguments) :]) == arguments]
         return found
 
 
-def running(folder: Path) -> list[psutil.Process]:
-    """Every process that a demo with this folder has started, whoever its parent is now."""
-    return [process for process in psutil.process_iter() if _temporary_folder(process) == folder]
-
-
-def _temporary_folder(process: psutil.Process) -> Path | None:
-    try:
-        return Path(process.environ().get("TMPDIR", ""))
-    except psutil.Error:
-        return None
-
-
 def check_nothing_left(folder: Path) -> None:
-    assert running(folder) == []
+    assert left_behind(folder) == []
     assert list(folder.iterdir()) == []
 
 
@@ -116,7 +58,7 @@ def start(folder: Path) -> Iterator[Callable[..., Demo]]:
 def test_one_round_shows_everything_and_leaves_nothing(start: Callable[..., Demo]) -> None:
     """Twelve messages are delivered and scanned, the six of gambling are gone; nothing stays."""
     demo = start("--once")
-    assert demo.end() == 0, "\n".join(demo.lines)
+    assert demo.end() == 0, demo.text
     tally = TALLY.fullmatch(demo.lines[-1])
     assert tally, demo.lines[-1]
     assert tally.groups()[:3] == ("12", "12", "6")
@@ -128,7 +70,7 @@ def test_the_daemons_own_lines_are_shown(start: Callable[..., Demo]) -> None:
     """The daemon's log passes through to the letter; every other line says it is the demo's."""
     demo = start("--once")
     assert demo.end() == 0
-    text = "\n".join(demo.lines)
+    text = demo.text
     for name in ("anna", "ben", "clara"):
         assert re.search(rf"(?m)^\[idle/{name}@example.org\] connected \(localhost:\d+\)$", text)
         assert f"\n[idle/{name}@example.org] exists-event received (new mail)\n" in text
@@ -142,7 +84,7 @@ def test_ctrl_c_ends_a_running_demo_in_order(start: Callable[..., Demo]) -> None
     demo = start()
     demo.wait_line("gone after")
     demo.press_ctrl_c()
-    assert demo.end() == 0, "\n".join(demo.lines)
+    assert demo.end() == 0, demo.text
     assert TALLY.fullmatch(demo.lines[-1])
     check_nothing_left(demo.folder)
 
@@ -161,7 +103,7 @@ def test_ctrl_c_during_the_start_leaves_nothing(start: Callable[..., Demo], mome
     demo = start()
     demo.wait_line(moment)
     demo.press_ctrl_c()
-    assert demo.end() == 0, "\n".join(demo.lines)
+    assert demo.end() == 0, demo.text
     assert demo.lines[-1] == "stopped before any mail was delivered"
     assert not any("Traceback" in line for line in demo.lines)
     check_nothing_left(demo.folder)
@@ -194,7 +136,7 @@ def test_a_screen_that_goes_away_ends_the_demo(folder: Path) -> None:
     """Where nobody reads any more (a pipe to `head`) it stops, and cleans up all the same."""
     command = '"$0" "$1" | head -n 3; exit "${PIPESTATUS[0]}"'
     ended = subprocess.run(
-        ["bash", "-c", command, sys.executable, DEMO],
+        ["bash", "-c", command, sys.executable, SCRIPTS / "demo.py"],
         env={**os.environ, "TMPDIR": str(folder)},
         capture_output=True,
         encoding="utf-8",

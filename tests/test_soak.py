@@ -1,9 +1,6 @@
 """The long run, made short: it keeps its books rightly, ends well, and leaves nothing behind."""
 
-import os
 import random
-import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,21 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 from conftest import require
 from recording_backend import Request
+from script_run import SCRIPTS, ScriptRun, left_behind
 from scripted_imap import Arrival
 from servers import server_folder
-from waiting import wait_for
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
-from soak import Account, Scans, Timetable  # noqa: E402
-
-LINE_SECONDS = 60.0
-END_SECONDS = 100.0
-
+from soak import Account, Scans, Timetable
 
 # --- the books ------------------------------------------------------------------------------------
 
@@ -98,57 +89,13 @@ def test_a_phase_ends_what_it_began() -> None:
 # --- the run --------------------------------------------------------------------------------------
 
 
-class Run:
-    """The soak at a terminal of its own, with a folder for all its temporary files."""
+class Run(ScriptRun):
+    """The soak."""
+
+    end_seconds = 100.0
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        self._folder = folder
-        self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [sys.executable, SCRIPTS / "soak.py", *arguments],
-            env={**os.environ, "TMPDIR": str(folder)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            start_new_session=True,
-        )
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        with self.process.stdout as output:
-            for line in output:
-                self.lines.append(line.rstrip("\n"))
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines)
-
-    def wait_line(self, text: str) -> None:
-        wait_for(lambda: text in self.text, LINE_SECONDS, f"{text!r} in the output")
-
-    def end(self) -> int:
-        """Wait for its end; the exit status."""
-        status = self.process.wait(END_SECONDS)
-        self._reader.join()
-        return status
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-        self.end()
-
-    def left_behind(self) -> list[psutil.Process]:
-        """Every process that it has started, whoever its parent is now."""
-        return [p for p in psutil.process_iter() if _temporary_folder(p) == self._folder]
-
-
-def _temporary_folder(process: psutil.Process) -> Path | None:
-    try:
-        return Path(process.environ().get("TMPDIR", ""))
-    except psutil.Error:
-        return None
+        super().__init__(folder, "soak.py", *arguments)
 
 
 @pytest.fixture
@@ -178,14 +125,14 @@ def test_a_short_run_misses_nothing(start: Callable[..., Run]) -> None:
     assert table["requests at once"][0].endswith("1 for one mailbox (of 1)")
     assert table["daemon's stop"][0].startswith("exit status 0")
     assert {"threads", "file descriptors", "memory, RSS", "memory, PSS"} <= set(table)
-    assert run.left_behind() == []
+    assert left_behind(run.folder) == []
 
 
 def test_ctrl_c_leaves_nothing_behind(start: Callable[..., Run]) -> None:
     """Ctrl-C at the terminal ends everything, and is no success."""
     run = start("10", "--mailboxes", "6")
     run.wait_line("all mailboxes are watched")
-    os.killpg(run.process.pid, signal.SIGINT)
+    run.press_ctrl_c()
     assert run.end() == 1
     assert "stopped before the end" in run.text
-    assert run.left_behind() == []
+    assert left_behind(run.folder) == []
