@@ -35,16 +35,19 @@ from .hosts import Hosts, Limits
 from .imap import Connector, tls_context
 from .logs import database_journal as journal
 from .mailbox import Mailbox
+from .poller import poller
 from .store import ConnectionStore, password_of
 from .supervisor import Supervisor
-from .turns import SPARE_DESCRIPTORS
+from .turns import prepare_kernel
 from .vault import Vault
-from .wake import Bells, Stop
+from .wake import Stop
 from .worker import IdleWorker, Surroundings, Timing
 
 EX_OK = 0
 EX_FAULT = 1
 EX_CONFIG = 78  # sysexits.h
+# For the database, the backend, modules that are being read and the like.
+OTHER_DESCRIPTORS = 128
 # Deep enough for TLS handshakes and requests; 32 KiB crash CPython 3.13 on nested answers.
 THREAD_STACK_BYTES = 256 * 1024
 
@@ -57,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = load(values)
     except ConfigError as error:
         return _report(error, preflight=options.command == "check")
+    prepare_kernel()
     threading.stack_size(THREAD_STACK_BYTES)
     preflight = options.command == "check"
     logs.set_up("info" if preflight else config.log_level, secrets=_secrets(values, config))
@@ -107,9 +111,9 @@ def _harden() -> None:
 
 
 def _most_sessions() -> int:
-    """How many sessions the file descriptors suffice for: one each, and one for a shared bell."""
+    """How many sessions the file descriptors suffice for, at one each."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return (descriptors - SPARE_DESCRIPTORS) * Bells.SHARED_BY // (Bells.SHARED_BY + 1)
+    return descriptors - OTHER_DESCRIPTORS
 
 
 def _backend(config: Config) -> Backend:
@@ -139,6 +143,7 @@ def _check(config: Config) -> Check:
 
 
 def _run_daemon(config: Config) -> NoReturn:
+    poller.start()
     backend = _backend(config)
     supervisor = Supervisor(
         _store(config).read,
@@ -186,17 +191,16 @@ def _worker_factory(config: Config, backend: Backend) -> functools.partial[IdleW
             scan_timeout_seconds=config.scan_timeout_seconds,
         ),
     )
-    return functools.partial(_make_worker, surroundings, Bells())
+    return functools.partial(_make_worker, surroundings)
 
 
 def _make_worker(
     surroundings: Surroundings,
-    bells: Bells,
     mailbox: Mailbox,
     ended: Callable[[IdleWorker], None],
     debt: Debt | None,
 ) -> IdleWorker:
-    return IdleWorker(mailbox, surroundings, Stop(bells.next()), ended, debt)
+    return IdleWorker(mailbox, surroundings, Stop(), ended, debt)
 
 
 def _install_signal_handlers(supervisor: Supervisor) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import select
 import socket
 import ssl
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -20,16 +20,24 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import requests
-from requests.adapters import BaseAdapter
-from requests.structures import CaseInsensitiveDict
 
 from .errors import ScanFailed
 from .mailbox import Mailbox
-from .turns import away
+from .poller import READABLE, WRITABLE, Watch, poller
+from .turns import Signal, away
 
 PATH = "/api/mail/scan-internal"
 MAX_ANSWER_BYTES = 64 * 1024
 CONNECT_TIMEOUT_SECONDS = 10.0
+# A success with a length and none of what changes how a body is read (RFC 9112, section 6.3).
+MAX_PLAIN_BYTES = 4096
+_ORDINARY = rb"(?!Connection:|Transfer-Encoding:|Content-Length:)[!-9;-~]+:[^\r\n]*\r\n"
+_KEPT_ALIVE = rb"Connection: keep-alive\r\n"
+_HEADERS = rb"(?:%s|%s)*" % (_ORDINARY, _KEPT_ALIVE)
+_PLAIN_HEAD = re.compile(
+    rb"HTTP/1\.1 200 OK\r\n%sContent-Length: ([0-9]{1,4})\r\n%s\r\n" % (_HEADERS, _HEADERS),
+    re.IGNORECASE,
+)
 # Node closes a connection that was idle for 5 s (http.Server keepAliveTimeout); one that is used
 # again sooner is certainly still there.
 REUSE_SECONDS = 2.0
@@ -50,11 +58,11 @@ class Backend:
 
     def __init__(self, url: str, header: str, secret: str, timeout_seconds: float) -> None:
         self._url = url
-        self._scan = requests.Request(
-            "POST", url + PATH, headers={header: secret, "content-type": "application/json"}
-        ).prepare()
-        del self._scan.headers["content-length"]  # of no body
-        self._reach = requests.Request("GET", url).prepare()
+        headers = {header: secret, "content-type": "application/json"}
+        scan = requests.Request("POST", url + PATH, headers).prepare()
+        del scan.headers["content-length"]  # of no body
+        self._scan_head = _head(scan)
+        self._reach_head = _head(requests.Request("GET", url).prepare())
         self._timeout_seconds = timeout_seconds
         self._context = ssl.create_default_context()
         self._context.sslsocket_class = _SecureSocket
@@ -68,9 +76,7 @@ class Backend:
             ScanFailed: the backend did not answer 2xx; the scan is still owed.
         """
         body = {"connectionId": mailbox.id, "userId": mailbox.user_id, "reason": reason}
-        request = copy(self._scan)
-        request.body = json.dumps(body).encode()
-        return _result(self._answer(request))
+        return _result(self._answer(self._scan_head, json.dumps(body).encode()))
 
     def reach(self) -> str:
         """Ask for the backend's front page, without the secret; returns its status line.
@@ -78,7 +84,7 @@ class Backend:
         Raises:
             ScanFailed: nothing answers there.
         """
-        answer = self._answer(self._reach)
+        answer = self._answer(self._reach_head, b"")
         return f"{answer.status_code} {answer.reason}"
 
     def cut_overdue(self) -> None:
@@ -99,7 +105,7 @@ class Backend:
         for channel in channels:
             channel.cut()
 
-    def _answer(self, request: requests.PreparedRequest) -> requests.Response:
+    def _answer(self, head: bytes, body: bytes) -> requests.Response:
         """What the backend answers; the connection is kept if all went well.
 
         Raises:
@@ -108,7 +114,7 @@ class Backend:
         channel = self._free.pop() if self._free else _Channel(urlsplit(self._url), self._context)
         self._busy[channel] = time.monotonic() + self._timeout_seconds
         try:
-            answer = channel.send(request, self._timeout_seconds)
+            answer = channel.send(head, body, self._timeout_seconds)
         except Exception as error:
             channel.close()
             raise ScanFailed(self._why(error)) from error
@@ -131,6 +137,57 @@ class Backend:
 
 
 class _PlainSocket(socket.socket):
+    """Never blocks: others run while it waits."""
+
+    _watch: Watch
+    _timeout_seconds: float
+
+    def set_up(self, timeout_seconds: float) -> None:
+        """From now on no wait is longer than that."""
+        self.setblocking(False)
+        self._watch = poller.watch(self.fileno(), Signal(), urgent=True)
+        self._timeout_seconds = timeout_seconds
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self.send(view, flags) :]
+            except BlockingIOError:
+                self._wait(WRITABLE)
+
+    def recv_into(self, *args: Any) -> int:
+        while True:
+            try:
+                return super().recv_into(*args)
+            except BlockingIOError:
+                self._wait(READABLE)
+
+    def plain_answer(self) -> bytes | None:
+        """The body of the answer that comes next, if it is a plain one and there as a whole."""
+        self._wait(READABLE)
+        try:
+            data = self.recv(MAX_PLAIN_BYTES, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        head = _PLAIN_HEAD.match(data)
+        if head is None or len(data) != head.end() + int(head[1]):
+            return None
+        self.recv(len(data))
+        return data[head.end() :]
+
+    def close(self) -> None:
+        self._watch.close()
+        super().close()
+
+    def _wait(self, events: int) -> None:
+        end = time.monotonic() + self._timeout_seconds
+        while not self._watch.wait(events, end - time.monotonic()):
+            if time.monotonic() >= end:
+                raise TimeoutError
+
+
+class _SecureSocket(ssl.SSLSocket):
     """Lets others run while it waits for what it is to receive."""
 
     def recv_into(self, *args: Any) -> int:
@@ -138,97 +195,90 @@ class _PlainSocket(socket.socket):
             return super().recv_into(*args)
 
 
-class _SecureSocket(_PlainSocket, ssl.SSLSocket):
-    """The same over TLS."""
-
-
-class _Plain(http.client.HTTPConnection):
-    """Sends head and body of a request in one piece, when `flush` is called."""
-
-    _unsent = b""
-
-    def connect(self) -> None:
-        with away:
-            super().connect()
-        if type(self.sock) is socket.socket:
-            self.sock = _PlainSocket(fileno=self.sock.detach())
-
-    def send(self, data: Any) -> None:
-        self._unsent += data
-
-    def flush(self) -> None:
-        data, self._unsent = self._unsent, b""
-        super().send(data)
-
-
-class _Secure(_Plain, http.client.HTTPSConnection):
-    """The same over TLS."""
-
-
-class _Channel(BaseAdapter):
+class _Channel:
     """One connection to the backend, kept alive while requests follow closely.
 
-    What requests' own adapter does besides, for proxies, cookies and pools of connections to many
-    places, is of no use here and would be two thirds of what a scan request costs.
+    requests prepares what is sent and holds what is answered; what its own adapter does besides,
+    for proxies, cookies and pools of connections to many places, is of no use here and would be
+    most of what a scan costs. http.client reads the answers, but for those as plain as most are.
     """
 
     def __init__(self, url: SplitResult, context: ssl.SSLContext) -> None:
-        super().__init__()
-        host, secure = url.hostname or "", url.scheme == "https"
-        port = url.port or (443 if secure else 80)
-        self._connection = _Secure(host, port, context=context) if secure else _Plain(host, port)
-        self._sock: socket.socket | None = None
+        self._context = context if url.scheme == "https" else None
+        self._address = (url.hostname or "", url.port or (443 if self._context else 80))
+        self._sock: _PlainSocket | ssl.SSLSocket | None = None
         self._used_at = 0.0
 
-    def send(  # type: ignore[override]  # not given what it has no use for
-        self, request: requests.PreparedRequest, timeout: float
-    ) -> requests.Response:
-        """Send the request as it is and read the answer, of its body 64 KiB at most."""
-        connection = self._connection
-        if connection.sock is not None and not self._is_fresh():
-            connection.close()
-        connection.request(
-            request.method or "", request.path_url, request.body, dict(request.headers)
-        )
-        if connection.sock is None:
-            self._connect(timeout)
-        connection.flush()
-        answer = connection.getresponse()
-        length, content = answer.length, answer.read(MAX_ANSWER_BYTES)
-        if length is not None and len(content) < min(length, MAX_ANSWER_BYTES):
-            raise http.client.IncompleteRead(content, length - len(content))
-        if not answer.isclosed() or answer.status < HTTPStatus.OK:
-            connection.close()  # there is more to come
+    def send(self, head: bytes, body: bytes, timeout: float) -> requests.Response:
+        """Send the request and read the answer, of its body 64 KiB at most."""
+        sock = self._sock
+        if sock is None or not self._is_fresh(sock):
+            self.close()
+            self._sock = sock = self._connect(timeout)
+        sock.sendall(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+        plain = sock.plain_answer() if isinstance(sock, _PlainSocket) else None
+        if plain is None:
+            response = self._read(sock)
+        else:
+            response = _response(HTTPStatus.OK, HTTPStatus.OK.phrase, (), plain)
         self._used_at = time.monotonic()
-        return _response(answer, content)
+        return response
 
-    def _is_fresh(self) -> bool:
+    def _read(self, sock: socket.socket) -> requests.Response:
+        with http.client.HTTPResponse(sock) as answer:
+            answer.begin()
+            length, content = answer.length, answer.read(MAX_ANSWER_BYTES)
+            if length is not None and len(content) < min(length, MAX_ANSWER_BYTES):
+                raise http.client.IncompleteRead(content, length - len(content))
+            whole = answer.isclosed()
+        if answer.will_close or not whole or answer.status < HTTPStatus.OK:
+            self.close()
+        return _response(answer.status, answer.reason, answer.getheaders(), content)
+
+    def _is_fresh(self, sock: socket.socket) -> bool:
         """Whether the connection is certainly still there; what there is to read can be its end."""
         poller = select.poll()
-        poller.register(self._connection.sock, select.POLLIN)
+        poller.register(sock, select.POLLIN)
         return time.monotonic() - self._used_at < REUSE_SECONDS and not poller.poll(0)
 
-    def _connect(self, timeout: float) -> None:
-        connection = self._connection
-        connection.timeout = min(CONNECT_TIMEOUT_SECONDS, timeout)
-        connection.connect()
-        connection.sock.settimeout(timeout)
-        self._sock = connection.sock
+    def _connect(self, timeout: float) -> _PlainSocket | ssl.SSLSocket:
+        with away:
+            sock = socket.create_connection(self._address, min(CONNECT_TIMEOUT_SECONDS, timeout))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._context is not None:
+                secure = self._context.wrap_socket(sock, server_hostname=self._address[0])
+                secure.settimeout(timeout)
+                return secure
+        plain = _PlainSocket(fileno=sock.detach())
+        plain.set_up(timeout)
+        return plain
 
     def cut(self) -> None:
         """Free the thread that waits on this connection. Any thread may call."""
-        if self._sock is not None:
+        if (sock := self._sock) is not None:
             with suppress(OSError):  # closed meanwhile
-                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self._connection.close()
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
 
 
-def _response(answer: http.client.HTTPResponse, content: bytes) -> requests.Response:
+def _head(request: requests.PreparedRequest) -> bytes:
+    """What goes over the line up to the length of the body (RFC 9112, section 2.1)."""
+    lines = [f"{request.method} {request.path_url} HTTP/1.1"]
+    lines.append(f"Host: {urlsplit(request.url or '').netloc}")
+    lines += [f"{name}: {value}" for name, value in request.headers.items()]
+    return "\r\n".join((*lines, "Content-Length: ")).encode("latin-1")
+
+
+def _response(
+    status: int, reason: str, headers: Iterable[tuple[str, str]], content: bytes
+) -> requests.Response:
     response = requests.Response()
-    response.status_code, response.reason = answer.status, answer.reason
-    response.headers = CaseInsensitiveDict(answer.getheaders())
+    response.status_code, response.reason = status, reason
+    response.headers.update(headers)
     response.raw = BytesIO(content)
     return response
 

@@ -16,7 +16,7 @@ from .errors import (
 from .logs import Journal, printable
 from .logs import database_journal as journal
 from .mailbox import Mailbox
-from .wake import Bell, Stop
+from .wake import Stop
 from .worker import SessionLike
 
 MAILBOXES_AT_ONCE = 8
@@ -36,7 +36,6 @@ class Check:
         self._open_password = open_password
         self._connect = connect
         self._reach_backend = reach_backend
-        self._stop = Stop(Bell())
 
     def run(self) -> bool:
         """Log every finding and a summary; True when all is well."""
@@ -101,7 +100,7 @@ class Check:
     def _try_mailbox(self, mailbox: Mailbox) -> str:
         if mailbox.problem:
             raise RebreakError(f"the row cannot be used: {mailbox.problem}")
-        session = self._connect(mailbox, self._stop)
+        session = self._connect(mailbox, Stop())
         try:
             session.connect()
             try:

@@ -46,8 +46,10 @@ class Debt:
         self._before = None
 
 
-def _first(*reasons: str | None) -> str | None:
-    return min((reason for reason in reasons if reason), key=REASONS.index, default=None)
+def _first(one: str | None, other: str | None) -> str | None:
+    if one is None or other is None:
+        return one or other
+    return min(one, other, key=REASONS.index)
 
 
 class Finding(Enum):

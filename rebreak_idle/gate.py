@@ -45,7 +45,7 @@ class Ticket:
     def __init__(self, gate: Gate) -> None:
         self.granted = False
         self._gate = gate
-        self._woken = Signal(thousands_wait=True)
+        self._woken = Signal()
 
     def grant(self) -> None:
         """The place is the holder's. Called by the gate."""

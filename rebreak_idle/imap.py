@@ -20,7 +20,7 @@ from .errors import HostUnreachable, LoginRefused, MailboxUnusable, RebreakError
 from .mailbox import Mailbox
 from .refusals import Move, whose_move
 from .responses import Kind, Line, read_line
-from .stream import Stream, reason
+from .stream import Resumption, Stream, reason
 from .transport import Client, Hearing
 from .wake import Stop
 
@@ -78,10 +78,13 @@ class Connector:
         self._context = context
         self._timeout_seconds = timeout_seconds
         self._allow_private = allow_private
+        self._resumptions: dict[tuple[str, int], Resumption] = {}
 
     def session(self, mailbox: Mailbox, stop: Stop) -> Session:
         """A session that is still to be opened."""
-        stream = Stream(stop, self._timeout_seconds)
+        server = (mailbox.host.lower(), mailbox.port)
+        resumption = self._resumptions.setdefault(server, Resumption())
+        stream = Stream(stop, self._timeout_seconds, resumption)
         return Session(mailbox, stream, self._context, self._allow_private)
 
 
@@ -139,6 +142,7 @@ class Session:
         with self._translated("logging in"):
             self._login(username, password)
             self._introduce()
+            self._stream.keep_tls_session()
         self._logged_in = True
 
     @property
@@ -207,7 +211,8 @@ class Session:
     def take_heard(self) -> list[Line]:
         """What was announced and not yet handed over; also after the session broke."""
         return [
-            replace(line, text=self._redacted_bytes(line.text)) for line in self._hearing.take()
+            replace(line, text=self._redacted_bytes(line.text)) if line.text else line
+            for line in self._hearing.take()
         ]
 
     def close(self) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
-import queue
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TextIO
+from typing import Any, ClassVar, TextIO
+
+from .turns import Signal, away, turn
 
 # How much of one text that comes from outside a line shows.
 SHOWN_CHARACTERS = 300
@@ -97,39 +100,48 @@ class Writer(logging.Handler):
         super().__init__()
         self._descriptor = descriptor
         # Lines, and in between who waits until those before are written.
-        self._lines: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
+        self._lines: deque[str | threading.Event] = deque()
+        self._more = Signal()
         self._left_out = 0
         threading.Thread(target=self._write, name="idle-log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
-        if self._lines.qsize() >= self.MOST_LINES:
+        if len(self._lines) >= self.MOST_LINES:
             self._left_out += 1
             return
         if self._left_out:
             text = f"[{DATABASE_PREFIX}] {self._left_out} lines of the log were left out\n{text}"
             self._left_out = 0
-        self._lines.put(text)
+        self._put(text)
 
     def drain(self, seconds: float) -> None:
         """Wait until all that was logged so far is written, at most ``seconds``."""
         written = threading.Event()
-        self._lines.put(written)
+        self._put(written)
         written.wait(seconds)
 
+    def _put(self, line: str | threading.Event) -> None:
+        self._lines.append(line)
+        self._more.set()
+
     def _write(self) -> None:
-        while True:
-            lines = [self._lines.get()]  # and those that have come meanwhile
-            while not self._lines.empty():
-                lines.append(self._lines.get())
-            text = "".join(f"{line}\n" for line in lines if isinstance(line, str))
-            data = text.encode("utf-8", "backslashreplace")
-            with suppress(OSError):
-                while data:
-                    data = data[os.write(self._descriptor, data) :]
-            for line in lines:
-                if isinstance(line, threading.Event):
-                    line.set()
+        with turn:
+            while True:
+                self._more.wait(math.inf)
+                with suppress(MemoryError):  # some lines are lost, the log goes on
+                    self._write_all()
+
+    def _write_all(self) -> None:
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        text = "".join(f"{line}\n" for line in lines if isinstance(line, str))
+        data = text.encode("utf-8", "backslashreplace")
+        with suppress(OSError), away:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        for line in lines:
+            if isinstance(line, threading.Event):
+                line.set()
 
 
 def drain(seconds: float = 1.0) -> None:
@@ -166,12 +178,32 @@ class Repeats:
         self._said = None
 
 
+class _Record(logging.LogRecord):
+    """What the format shows, and no more: to find out the rest takes longer than to write it."""
+
+    BLANK: ClassVar = dict(vars(logging.LogRecord(log.name, 0, "", 0, "", None, None)))
+
+    def __init__(
+        self, level: int, message: object, args: tuple[object, ...], exc_info: object, prefix: str
+    ) -> None:
+        self.__dict__.update(self.BLANK)
+        self.levelno, self.levelname = level, logging.getLevelName(level)
+        self.msg, self.args = str(message), args
+        self.exc_info = sys.exc_info() if exc_info else None
+        self.prefix = prefix
+
+
 class Journal(logging.LoggerAdapter[logging.Logger]):
     """The log of one mailbox, or of the database."""
 
     def __init__(self, name: str) -> None:
         # A closing bracket in a name would end the prefix early.
-        super().__init__(log, {"prefix": f"idle/{shortened(name)}".replace("]", "\\x5d")})
+        super().__init__(log, {})
+        self._prefix = f"idle/{shortened(name)}".replace("]", "\\x5d")
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        if log.isEnabledFor(level):
+            log.handle(_Record(level, msg, args, kwargs.get("exc_info"), self._prefix))
 
 
 database_journal = Journal("db")

@@ -1,6 +1,6 @@
 """One connection's bytes: connecting, TLS, lines; every wait has a deadline and can be woken.
 
-The socket never blocks; all waiting is one `poll`, in `_poll`. What time-outs on each `recv` cannot
+The socket never blocks; all waiting is in `_poll`. What time-outs on each `recv` cannot
 do is done here: an answer is bounded as a whole, however slowly its bytes drip in.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import socket
 import ssl
 import time
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from .addresses import Address
+from .poller import READABLE, WRITABLE, Watch, poller
 from .turns import away
 from .wake import Stop
 
@@ -34,21 +34,33 @@ MAX_ANSWER_BYTES = 256 * 1024
 MAX_ANSWER_READS = 4096
 RECEIVE_BYTES = 16 * 1024
 
-# A peer that closed is ready to be read: Linux says so even while older data is unread.
-_READABLE = select.POLLIN | getattr(select, "POLLRDHUP", 0)
+
+class Resumption:
+    """What resumes TLS with one server: the session of an earlier connection to the same name and
+    port (RFC 8446, section 2.2).
+
+    That saves both sides work, and all connections that resume one session share what it holds of
+    certificates, about 8 KiB. Any thread may use it.
+    """
+
+    def __init__(self) -> None:
+        self.session: ssl.SSLSession | None = None
 
 
 class Stream:
     """A connection that delivers whole lines. Used by one thread, but for `cut`."""
 
-    def __init__(self, stop: Stop, timeout_seconds: float) -> None:
+    def __init__(self, stop: Stop, timeout_seconds: float, resumption: Resumption) -> None:
         self.sock: socket.socket | None = None
         self.ended = ""
         """Why nothing more can be read, or empty."""
         self.answer_bytes = 0
         """Received since the last `send` or `restart_deadline`."""
         self._stop = stop
+        self._watch: Watch | None = None
         self._timeout_seconds = timeout_seconds
+        self._resumption = resumption
+        self._is_good = False
         self._deadline = 0.0
         self._last_words = False
         self._buffer = bytearray()
@@ -80,7 +92,7 @@ class Stream:
         sock.setblocking(False)
         _keep_alive(sock)
         while (code := sock.connect_ex(sockaddr)) in (errno.EINPROGRESS, errno.EALREADY):
-            self._wait(select.POLLOUT)
+            self._wait(WRITABLE)
         if code not in (0, errno.EISCONN):
             raise OSError(code, os.strerror(code))
 
@@ -93,10 +105,31 @@ class Stream:
         if self._buffer:
             raise OSError("the server sent data before the TLS handshake (CVE-2011-0411)")
         self.restart_deadline()
+        sock = self._open()
+        self._end_watch()  # the descriptor is closed where the next step fails
         self.sock = secured = context.wrap_socket(
-            self._open(), server_hostname=host, do_handshake_on_connect=False
+            sock,
+            server_hostname=host,
+            do_handshake_on_connect=False,
+            session=self._resumption.session,
         )
-        self._retry(lambda: _shake_hands(secured))
+        try:
+            self._retry(lambda: _shake_hands(secured))
+        except OSError:
+            self._resumption.session = None  # in case it was that
+            raise
+
+    def keep_tls_session(self) -> None:
+        """Have later connections resume this one's TLS; its server has just proved to be good.
+
+        Where this is not called by the end, later connections resume nothing if this one did: it
+        may have failed for that.
+        """
+        sock, self._is_good = self.sock, True
+        if isinstance(sock, ssl.SSLSocket) and not sock.session_reused:
+            session = sock.session
+            if session is not None and session.has_ticket:
+                self._resumption.session = session
 
     def send(self, data: bytes) -> None:
         """Send all of ``data``; what is read from now on is its answer, with a deadline anew."""
@@ -128,19 +161,18 @@ class Stream:
             self._wait()  # an answer takes a moment: no need to look for it before
         self._just_sent = False
         while (line := self.line_at_hand()) is None:
-            self._wait()
+            if not self._receive():
+                self._wait()
         return line
 
     def line_at_hand(self) -> bytes | None:
-        """The next line, empty at the end of the stream, None when it is not there as a whole."""
-        while (end := self._buffer.find(b"\n") + 1) == 0:
-            if len(self._buffer) > MAX_LINE_BYTES:
-                self.refuse(f"the server sent a line longer than {MAX_LINE_BYTES} bytes")
-            if self.ended:
-                return b""
-            if not self._receive():
-                return None
-        return self._take(end)
+        """The next line of those received, empty at the end of the stream, else None."""
+        end = self._buffer.find(b"\n") + 1
+        if end:
+            return self._take(end)
+        if len(self._buffer) > MAX_LINE_BYTES:
+            self.refuse(f"the server sent a line longer than {MAX_LINE_BYTES} bytes")
+        return b"" if self.ended else None
 
     def exactly(self, size: int) -> bytes:
         """The next ``size`` bytes, waited for; fewer at the end of the stream."""
@@ -152,14 +184,14 @@ class Stream:
         return self._take(size)
 
     def ready(self, seconds: float) -> bool:
-        """Wait until there may be something to read; False when the time was up.
+        """Wait until something came, and receive it, some 16 KiB at most; False where nothing did.
 
         Raises:
             Interrupted: the stop came first.
         """
-        if seconds <= 0 or self.ended or b"\n" in self._buffer:
+        if self.ended or b"\n" in self._buffer:
             return True
-        return self._poll(_READABLE, seconds)
+        return (seconds <= 0 or self._poll(READABLE, seconds)) and self._receive_portion()
 
     def cut(self) -> None:
         """Free a thread that hangs on this connection. Any thread may call.
@@ -175,9 +207,17 @@ class Stream:
 
     def close(self) -> None:
         """Close the connection, and let go of all that TLS keeps for it."""
+        self._end_watch()
         sock, self.sock = self.sock, None
+        if isinstance(sock, ssl.SSLSocket) and sock.session_reused and not self._is_good:
+            self._resumption.session = None
         if sock is not None:
             sock.close()
+
+    def _end_watch(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.close()
 
     def _take(self, size: int) -> bytes:
         data = bytes(self._buffer[:size])
@@ -193,6 +233,13 @@ class Stream:
         self.ended = f"provider trouble: {why}"
         self._buffer.clear()
         raise OSError(self.ended)
+
+    def _receive_portion(self) -> bool:
+        """Read what is there, but of a flood only a part; False when nothing is."""
+        came = False
+        while self.answer_bytes < RECEIVE_BYTES and not self.ended and self._receive():
+            came = True
+        return came
 
     def _receive(self) -> bool:
         """Read what is there; False when nothing is. The end and errors are noted in `ended`."""
@@ -222,9 +269,9 @@ class Stream:
             except ssl.SSLWantReadError:
                 self._wait()
             except (BlockingIOError, ssl.SSLWantWriteError):
-                self._wait(select.POLLOUT)
+                self._wait(WRITABLE)
 
-    def _wait(self, events: int = _READABLE) -> None:
+    def _wait(self, events: int = READABLE) -> None:
         """Wait until the socket may be ready, to the deadline at most."""
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
@@ -232,23 +279,20 @@ class Stream:
         self._poll(events, remaining)
 
     def _poll(self, events: int, seconds: float) -> bool:
-        """Wait until the socket may be ready; False when the time was up.
-
-        The latch is taken before the look at the stop: whoever sets it rings after that.
+        """Wait until the socket may be ready; False when it is not, perhaps before the time is up.
 
         Raises:
             Interrupted: the stop came first.
         """
-        latch, poller = self._stop.bell.latch, select.poll()
-        poller.register(self._open(), events)
+        watch = self._watch
+        if watch is None:
+            self._watch = watch = poller.watch(self._open().fileno(), self._stop.signal)
         if not self._last_words:
             self._stop.check()
-            poller.register(latch, select.POLLIN)
-        with away:
-            ready = poller.poll(max(0.0, seconds) * 1000)
+        ready = watch.wait(events, seconds)
         if not self._last_words:
             self._stop.check()
-        return bool(ready)
+        return ready
 
     def _open(self) -> socket.socket:
         if self.sock is None:

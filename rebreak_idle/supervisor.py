@@ -16,7 +16,7 @@ from .logs import database_journal as journal
 from .logs import printable, shortened
 from .mailbox import Mailbox, diff
 from .report import report
-from .wake import Bell
+from .turns import relieve
 from .worker import IdleWorker
 
 READ_RETRY_INITIAL_SECONDS = 1.0
@@ -29,9 +29,6 @@ OVERDUE_SECONDS = 15.0
 SCANS_END_SECONDS = 3.0
 SESSIONS_END_SECONDS = 7.0
 STOP_SECONDS = 8.0
-# Thousands that are woken at once keep each other from their work: the next few are woken when the
-# last few are done, and the last ones after this time at the latest.
-RINGING_SECONDS = 4.5
 
 
 class MakeWorker(Protocol):
@@ -80,7 +77,7 @@ class Supervisor:
         self._read_at = time.monotonic()
         self._reading = self._read_again = self._stopping = False
         self._failures = 0
-        self._watch_at = 0.0
+        self._relieve_at = self._watch_at = 0.0
 
     def post(self, event: Callable[[], None]) -> None:
         """Have ``event`` called on the supervisor's thread. Any thread, any signal handler."""
@@ -111,7 +108,7 @@ class Supervisor:
                 self._start_reading()
             self._wait_for_event()
             self._requests.cut_overdue()
-            self._free_overdue_workers()
+            self._look_after_threads()
         return self._stop_workers()
 
     def _wait_for_event(self) -> None:
@@ -188,7 +185,6 @@ class Supervisor:
         difference = diff(running, self._wanted.values())
         for id_ in (*difference.removed, *difference.changed):
             self._workers[id_].ask_to_stop()
-            self._workers[id_].stop.bell.ring()
         for id_ in difference.added:
             self._start(self._wanted[id_])
 
@@ -223,11 +219,19 @@ class Supervisor:
                 "the thread of %s died: started anew at the next refresh", shortened(mailbox.name)
             )
 
+    def _look_after_threads(self) -> None:
+        """The last net: a thread that hangs in spite of every time-out gets its connection cut, and
+        keeps nobody else from running meanwhile.
+        """
+        now = time.monotonic()
+        if now >= self._relieve_at:
+            self._relieve_at = now + WATCH_SECONDS
+            relieve()
+        if now >= self._watch_at:
+            self._watch_at = now + OVERDUE_SECONDS
+            self._free_overdue_workers()
+
     def _free_overdue_workers(self) -> None:
-        """The last net: a thread that hangs in spite of every time-out gets its connection cut."""
-        if time.monotonic() < self._watch_at:
-            return
-        self._watch_at = time.monotonic() + OVERDUE_SECONDS
         for worker in self._workers.values():
             if worker.is_overdue():
                 name, state = shortened(worker.mailbox.name), worker.state.value
@@ -240,11 +244,9 @@ class Supervisor:
         started = time.monotonic()
         for worker in workers:
             worker.ask_to_stop()
-        groups = _by_bell(workers)
-        for bell, group in groups.items():
-            bell.ring_for_good()
-            _join(group, time.monotonic() + RINGING_SECONDS / len(groups))
+        relieve()
         alive = _join(workers, started + SCANS_END_SECONDS)
+        relieve()
         self._requests.cut_all()
         alive = _join(alive, started + SESSIONS_END_SECONDS)
         for worker in alive:
@@ -252,15 +254,11 @@ class Supervisor:
         return [worker.mailbox.name for worker in _join(alive, started + STOP_SECONDS)]
 
 
-def _by_bell(workers: list[IdleWorker]) -> dict[Bell, list[IdleWorker]]:
-    groups: dict[Bell, list[IdleWorker]] = {}
-    for worker in workers:
-        groups.setdefault(worker.stop.bell, []).append(worker)
-    return groups
-
-
 def _join(workers: list[IdleWorker], deadline: float) -> list[IdleWorker]:
-    """Wait for all against one deadline; those that still run."""
-    for worker in workers:
+    """Wait for all against one deadline; those that still run.
+
+    The last ones first: they end last, and each wait that ends takes time from those that run.
+    """
+    for worker in reversed(workers):
         worker.join(max(0.0, deadline - time.monotonic()))
     return [worker for worker in workers if worker.is_alive()]

@@ -1,9 +1,10 @@
 """IMAPClient on our own stream: the methods that imaplib names as made for overriding.
 
-`Transport` replaces imaplib's socket and reader (`open`, `read`, `readline`, `send`, `shutdown`),
-`Client` makes IMAPClient use it. While IDLE is under way each line is read for its meaning before
-imaplib sees it, and imaplib gets only lines that it can read; what was heard is kept in a
-`Hearing`, whichever call happened to read it. RFC 2177 is IDLE, RFC 9051 is IMAP.
+`Transport` replaces imaplib's socket and reader (`open`, `read`, `readline`, `send`, `shutdown`)
+and its start (`_connect`), `Client` makes IMAPClient use it. While IDLE is under way each line is
+read for its meaning before imaplib sees it, and imaplib gets only lines that it can read; what
+was heard is kept in a `Hearing`, whichever call happened to read it. RFC 2177 is IDLE, RFC 9051
+IMAP.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ from .addresses import Address
 from .responses import Kind, Line, read_line
 from .stream import Stream
 
-# What one `idle_check` takes at most, so that a flood comes in portions.
-IDLE_PORTION_BYTES = 16 * 1024
 # What is kept of one portion, or of one answer, after it was put together.
 MOST_HEARD = 1000
 
@@ -87,7 +86,7 @@ class Reading(Enum):
     IDLE_BEGINS = auto()
     """Up to the continuation, which means something only here."""
     DURING_IDLE = auto()
-    """What is at hand, one portion at most; nothing is waited for."""
+    """What was received; nothing is waited for."""
     IDLE_ENDS = auto()
 
 
@@ -99,7 +98,7 @@ class _Own:
     """
 
     __slots__ = (
-        "_addresses", "_idle_tag", "_implicit_tls", "_portion", "_reading", "hearing", "idle_over",
+        "_addresses", "_idle_tag", "_implicit_tls", "_reading", "hearing", "idle_over",
         "stream",
     )  # fmt: skip
 
@@ -124,7 +123,6 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
         self._implicit_tls = tls
         self._reading = Reading.ANSWERS
         self._idle_tag = b""
-        self._portion = 0
         super().__init__(host, ssl_context=context)
 
     def open(self, host: str = "", port: int = 0, timeout: float | None = None) -> None:
@@ -217,7 +215,11 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
 
     def _plain_line(self) -> bytes:
         """The next line, its keyword in upper case: imaplib knows no other, IMAP allows any."""
-        return _KEYWORD.sub(lambda found: found[0].upper(), self._note(self.stream.line()))
+        line = self._note(self.stream.line())
+        keyword = _KEYWORD.match(line)
+        if keyword is None or keyword[0].isupper():
+            return line
+        return keyword[0].upper() + line[keyword.end() :]
 
     def shutdown(self) -> None:
         self.stream.close()
@@ -229,7 +231,6 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
         """Do what reads the lines of an IDLE."""
         self._reading = reading
         if reading is Reading.DURING_IDLE:
-            self._portion = IDLE_PORTION_BYTES
             self.stream.restart_deadline()
         try:
             return action()
@@ -271,10 +272,9 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
     def _next(self) -> bytes:
         if self._reading is not Reading.DURING_IDLE:
             return self._note(self.stream.line())
-        raw = self.stream.line_at_hand() if self._portion > 0 else None
+        raw = self.stream.line_at_hand()
         if raw is None:
             raise BlockingIOError("nothing more at hand")
-        self._portion -= len(raw)
         return self._note(raw)
 
     def _note(self, raw: bytes) -> bytes:

@@ -6,112 +6,101 @@ fight for it than on their work, so whoever is woken sleeps on until it is its t
 
 from __future__ import annotations
 
-import math
 import os
-import resource
-import select
 import threading
 from collections import deque
 from contextlib import suppress
 
 # One has the interpreter while the other is in a system call.
-AT_ONCE = 2
-# For the database, the backend, modules that are being read and the like.
-SPARE_DESCRIPTORS = 128
-# `poll` takes its time-out as milliseconds in 32 bits; whoever waits for longer waits again.
-LONGEST_POLL_SECONDS = 86400.0
-
-
-class Latch:
-    """A descriptor that is readable for ever once `set` was called."""
-
-    def __init__(self) -> None:
-        self._read = self._write = -1  # should there be no descriptor left
-        if hasattr(os, "eventfd"):
-            self._read = self._write = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        else:  # not Linux
-            self._read, self._write = os.pipe()
-
-    def fileno(self) -> int:
-        return self._read
-
-    def set(self) -> None:
-        os.write(self._write, (1).to_bytes(8, "little"))
-
-    def wait(self, seconds: float) -> bool:
-        """Whether it was set within so many seconds, or a day."""
-        poller = select.poll()
-        poller.register(self, select.POLLIN)
-        return bool(poller.poll(min(max(0.0, seconds), LONGEST_POLL_SECONDS) * 1000))
-
-    def __del__(self) -> None:
-        for descriptor in {self._read, self._write} - {-1}:
-            os.close(descriptor)
-
-
-class _LockSleep:
-    """A sleep on a lock: quicker to begin and to end than one on a latch."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def set(self) -> None:
-        """Once, by another thread."""
-        self._lock.release()
-
-    def wait(self, seconds: float) -> bool:
-        """Whether it was set within so many seconds."""
-        return self._lock.acquire(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX))
-
-
-_Sleep = _LockSleep | Latch
+AT_ONCE = 1
+# So many of those who begin are let in when nobody else has anything to do.
+BEGIN_AT_ONCE = 8
+# A power of two; 64 bytes each.
+SLEEPER_CHAINS = 4096
 
 
 class _Turns:
-    """Who may run, and who is next."""
+    """Who may run, and who is next: locks, each held by its owner until the turn comes."""
 
     def __init__(self, at_once: int) -> None:
         self.lock = threading.Lock()
-        self._free = at_once
-        self._line: deque[_Sleep] = deque()
+        self._free = self._at_once = at_once
+        self._lent = 0
+        self._line: deque[threading.Lock] = deque()
+        self._beginners: deque[threading.Lock] = deque()
+        self._given = self._given_before = 0
 
-    def take(self, sleep: _Sleep | None = None) -> bool:
+    def somebody_waits(self) -> bool:
+        return bool(self._line or self._beginners)
+
+    def take(self, sleep: threading.Lock) -> bool:
         """Take a turn if one is free, else stand in line. Called with the lock held."""
         if self._free > 0:
             self._free -= 1
             return True
-        if sleep is not None:
-            self._line.append(sleep)
+        self._line.append(sleep)
         return False
+
+    def next(self) -> threading.Lock | None:
+        """Give up a turn; who is to be released has it. Called with the lock held."""
+        self._given += 1
+        if sleep := self._first():
+            return sleep
+        if self._lent and self._free >= self._at_once:
+            self._lent -= 1  # whoever hung is back
+        else:
+            self._free += 1
+        return None
+
+    def _first(self) -> threading.Lock | None:
+        if not self._line:
+            few = min(BEGIN_AT_ONCE, len(self._beginners))
+            self._line.extend(self._beginners.popleft() for _ in range(few))
+        return self._line.popleft() if self._line else None
 
     def give(self) -> None:
         """Give up a turn; the next in line wakes up with it."""
         with self.lock:
-            if not self._line:
-                self._free += 1
-                return
-            sleep = self._line.popleft()
-        sleep.set()
+            sleep = self.next()
+        if sleep is not None:
+            sleep.release()
 
-    def wait_for_one(self) -> None:
-        """Return when it is this thread's turn."""
+    def relieve(self) -> None:
+        """See the function of that name."""
         with self.lock:
-            if self.take():
+            sleep = self._first() if self._given == self._given_before else None
+            self._given_before = self._given
+            self._lent += sleep is not None
+        if sleep is not None:
+            sleep.release()
+
+    def wait_for_one(self, begins: bool = False) -> None:
+        """Return when it is this thread's turn; who begins comes after all the others."""
+        with self.lock:
+            if self._free > 0:
+                self._free -= 1
                 return
-            sleep = _LockSleep()
-            self.take(sleep)
-        sleep.wait(math.inf)
+            sleep = threading.Lock()
+            sleep.acquire()
+            (self._beginners if begins else self._line).append(sleep)
+        sleep.acquire()
 
 
 _turns = _Turns(AT_ONCE)
 
 
 class _Turn:
-    """``with turn:`` – run in turn with others; for a thread, from its first step to its last."""
+    """``with turn:`` – run in turn with others; for a thread, from its first step to its last.
+
+    ``with last_turn:`` – the same, but the first step waits until none of the others has anything
+    to do: of thousands that begin a few are in the midst of it at a time.
+    """
+
+    def __init__(self, begins: bool) -> None:
+        self._begins = begins
 
     def __enter__(self) -> None:
-        _turns.wait_for_one()
+        _turns.wait_for_one(self._begins)
 
     def __exit__(self, *_: object) -> None:
         _turns.give()
@@ -130,8 +119,22 @@ class _Away:
         _turns.wait_for_one()
 
 
-turn = _Turn()
+turn, last_turn = _Turn(begins=False), _Turn(begins=True)
 away = _Away()
+
+
+def somebody_waits() -> bool:
+    """Whether anybody stands in line for a turn."""
+    return _turns.somebody_waits()
+
+
+def relieve() -> None:
+    """Let one more run if none has given up its turn since the last call though others wait.
+
+    Whoever has it hangs in what should not block. To be called every few seconds, from outside of
+    the turns.
+    """
+    _turns.relieve()
 
 
 class Signal:
@@ -140,58 +143,64 @@ class Signal:
     The wait gives up the turn, as `away` does.
     """
 
-    __slots__ = ("_is_set", "_make_sleep", "_sleep")
+    __slots__ = ("_asleep", "_is_set", "_sleep")
 
-    def __init__(self, thousands_wait: bool = False) -> None:
-        self._make_sleep = _long_sleep if thousands_wait else _LockSleep
-        self._is_set = False
-        self._sleep: _Sleep | None = None
+    def __init__(self) -> None:
+        self._is_set = self._asleep = False
+        self._sleep = threading.Lock()
+        self._sleep.acquire()
 
     def set(self) -> None:
         """Any thread may call."""
         with _turns.lock:
             self._is_set = True
-            sleep = self._sleep
-            due = sleep is not None and _turns.take(sleep)
-            self._sleep = None
-        if due and sleep is not None:
-            sleep.set()
+            due = self._asleep and _turns.take(self._sleep)
+            self._asleep = False
+        if due:
+            self._sleep.release()
 
     def wait(self, seconds: float) -> bool:
         """Wait until it is set, at most ``seconds``, and then for the turn; whether it was set."""
-        sleep = self._make_sleep()
         with _turns.lock:
             if self._is_set:
                 self._is_set = False
                 return True
-            self._sleep = sleep
-        _turns.give()
-        if not sleep.wait(seconds):
-            self._get_up(sleep)
+            self._asleep = True
+            next_one = _turns.next()
+        if next_one is not None:
+            next_one.release()
+        longest = min(max(0.0, seconds), threading.TIMEOUT_MAX)
+        if not self._sleep.acquire(timeout=longest):
+            self._get_up()
         with _turns.lock:
             was_set, self._is_set = self._is_set, False
         return was_set
 
-    def _get_up(self, sleep: _Sleep) -> None:
+    def _get_up(self) -> None:
         """The time is up, unless it is set in this very moment."""
         with _turns.lock:
-            asleep, self._sleep = self._sleep is not None, None
-            if asleep and _turns.take(sleep):
+            asleep, self._asleep = self._asleep, False
+            if asleep and _turns.take(self._sleep):
                 return
-        while not sleep.wait(math.inf):
-            pass
+        self._sleep.acquire()
 
 
-def _long_sleep() -> _Sleep:
-    """A sleep for thousands of sleepers.
+def prepare_kernel() -> None:
+    """Suit Linux to threads that run in turn; for all that are started afterwards.
 
-    Linux keeps all that sleep on locks in a few chains, and each wake-up searches one of them
-    (futex(7)): with ten thousand sleepers that would be most of what the whole daemon does. But
-    descriptors are for sessions first, so the last few are not slept on.
+    Whoever is woken shall not push aside who wakes it, who still has the interpreter
+    (SCHED_BATCH, sched(7)). And a sleeper is to be found at once among thousands: since 6.16 a
+    process has a table of its own for threads that sleep on locks, with 16 chains on two
+    processors; with ten thousand sleepers the search would be most of what the daemon does
+    (PR_FUTEX_HASH(2const)). Where the system refuses it is slower, no more.
     """
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError):  # none is left
-        latch = Latch()
-        if latch.fileno() < most - SPARE_DESCRIPTORS:  # the lowest that is free is given
-            return latch
-    return _LockSleep()
+    if not hasattr(os, "SCHED_BATCH"):
+        return
+    with suppress(OSError):
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    with suppress(ImportError, OSError, AttributeError):
+        import ctypes  # not in every Python
+
+        pr_futex_hash, set_slots = 78, 1
+        ctypes.CDLL(None).prctl(pr_futex_hash, set_slots, ctypes.c_ulong(SLEEPER_CHAINS), 0, 0)

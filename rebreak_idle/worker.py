@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 from typing import NoReturn, Protocol
 
 from .backoff import Backoff, interval_text, seconds_text
@@ -29,7 +29,7 @@ from .mailbox import Mailbox
 from .renewal import Renewal
 from .responses import Kind, Line
 from .scanner import BackendLike, Scanner
-from .turns import turn
+from .turns import last_turn
 from .wake import Stop
 
 # A session that held this long counts as having worked.
@@ -47,7 +47,7 @@ SHORT_IDLE_SECONDS = 10.0
 SHORT_IDLES = 3
 
 
-class State(Enum):
+class State(StrEnum):
     """What a mailbox is doing."""
 
     CONNECTING = "CONNECTING"
@@ -210,8 +210,8 @@ class IdleWorker(threading.Thread):
     # From other threads
 
     def ask_to_stop(self) -> None:
-        """Set the flag and wake what waits on no socket; the bell is the caller's to ring."""
-        self.stop.announce()
+        """Wake the thread in whatever wait it is."""
+        self.stop.set()
         self._scanner.wake()
         if (ticket := self._host_ticket) is not None:
             ticket.wake()
@@ -246,7 +246,7 @@ class IdleWorker(threading.Thread):
 
     def run(self) -> None:
         try:
-            with turn, suppress(Interrupted):
+            with last_turn, suppress(Interrupted):
                 while not self.stop.is_set():
                     self._one_round()
         finally:
@@ -535,5 +535,5 @@ class IdleWorker(threading.Thread):
 
     def _change_state(self, state: State) -> None:
         if state is not self.state:
-            self._journal.debug("%s → %s", self.state.value, state.value)
+            self._journal.debug("%s → %s", self.state, state)
             self.state, self._state_since = state, self._shared.clock()

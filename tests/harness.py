@@ -25,7 +25,7 @@ from rebreak_idle.hosts import Hosts, Limits
 from rebreak_idle.imap import Connector
 from rebreak_idle.mailbox import Mailbox as Row
 from rebreak_idle.responses import Line
-from rebreak_idle.wake import Bell, Stop
+from rebreak_idle.wake import Stop
 from rebreak_idle.worker import IdleWorker, SessionLike, Surroundings, Timing
 
 # Whatever is found within so long was not found by a time-out, a poll or a renewal: those are a
@@ -170,7 +170,7 @@ class Watched:
         self._client = client or Backend(
             backend.url, "x-admin-secret", ADMIN_SECRET, self.timing.scan_timeout_seconds
         )
-        self._stop = Stop(Bell())
+        self._stop = Stop()
         self._scans = scans or Gate(SCAN_PLACES)
         self.worker = IdleWorker(self.row, self._surroundings(), self._stop, lambda _worker: None)
 
@@ -212,7 +212,6 @@ class Watched:
     def stop(self) -> None:
         """Stop in order, as the program does, and see that the thread ends."""
         self.worker.ask_to_stop()
-        self._stop.bell.ring()
         self.worker.join(SCANS_END_SECONDS)
         if self.worker.is_alive():
             self._client.cut_all()

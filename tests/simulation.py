@@ -28,7 +28,7 @@ from rebreak_idle.mailbox import Mailbox
 from rebreak_idle.responses import Kind, Line
 from rebreak_idle.supervisor import Supervisor
 from rebreak_idle.turns import away
-from rebreak_idle.wake import Bell, Stop
+from rebreak_idle.wake import Stop
 from rebreak_idle.worker import IdleWorker, Surroundings, Timing
 
 # A turn that does not come back in this time is a deadlock of the simulation.
@@ -110,8 +110,8 @@ class _Task:
 
 
 class SimulatedStop(Stop):
-    def __init__(self, turns: Turns, bell: Bell) -> None:
-        super().__init__(bell)
+    def __init__(self, turns: Turns) -> None:
+        super().__init__()
         self._turns = turns
 
     def wait(self, seconds: float) -> bool:
@@ -356,7 +356,7 @@ class World:
     def _make_worker(
         self, mailbox: Mailbox, ended: Callable[[IdleWorker], None], debt: Debt | None
     ) -> IdleWorker:
-        stop = SimulatedStop(self.turns, Bell())
+        stop = SimulatedStop(self.turns)
         worker = SimulatedWorker(mailbox, self._shared, stop, ended, debt)
         worker.turns = self.turns
         self.workers.append(worker)

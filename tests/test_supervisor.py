@@ -20,7 +20,7 @@ from rebreak_idle.hosts import Hosts, Limits
 from rebreak_idle.mailbox import Mailbox
 from rebreak_idle.responses import Line
 from rebreak_idle.supervisor import Supervisor
-from rebreak_idle.wake import Bell, Stop
+from rebreak_idle.wake import Stop
 from rebreak_idle.worker import IdleWorker, Surroundings
 
 
@@ -128,7 +128,7 @@ def supervised(
     def make_worker(
         mailbox: Mailbox, ended: Callable[[IdleWorker], None], debt: Debt | None
     ) -> IdleWorker:
-        return IdleWorker(mailbox, shared, Stop(Bell()), ended, debt)
+        return IdleWorker(mailbox, shared, Stop(), ended, debt)
 
     supervisor = Supervisor(lambda: rows, make_worker, scans, 300, 1000)
     hanging: list[str] = []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import resource
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from waiting import wait_for
 
-from rebreak_idle.turns import AT_ONCE, Signal, away, turn
+from rebreak_idle.turns import AT_ONCE, Signal, _Turns, away, turn
 
 LONG_SECONDS = 10.0
 SHORT_SECONDS = 0.05
@@ -22,10 +22,9 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-@pytest.fixture(params=[False, True], ids=["few", "thousands"])
-def signal(request: pytest.FixtureRequest) -> Signal:
-    """A signal, made for few waiters or for many."""
-    return Signal(thousands_wait=request.param)
+@pytest.fixture
+def signal() -> Signal:
+    return Signal()
 
 
 def test_a_signal_wakes(signal: Signal, pool: ThreadPoolExecutor) -> None:
@@ -69,7 +68,7 @@ def test_no_signal_is_missed(signal: Signal, pool: ThreadPoolExecutor) -> None:
 
 def test_signals_when_the_time_is_up(pool: ThreadPoolExecutor) -> None:
     """A signal in the moment in which the time is up leaves no turn taken twice, and none lost."""
-    signals = [Signal(thousands_wait=number % 2 == 0) for number in range(4)]
+    signals = [Signal() for _ in range(4)]
     rounds = 2000
 
     def wait(signal: Signal) -> None:
@@ -79,8 +78,9 @@ def test_signals_when_the_time_is_up(pool: ThreadPoolExecutor) -> None:
 
     waiting = [pool.submit(wait, signal) for signal in signals]
     while not all(each.done() for each in waiting):
-        for signal in signals:
-            signal.set()
+        with turn:
+            for signal in signals:
+                signal.set()
     for each in waiting:
         each.result()
     assert turns_at_once(pool) == AT_ONCE
@@ -149,15 +149,65 @@ def test_an_error_gives_the_turn_back(pool: ThreadPoolExecutor) -> None:
     assert turns_at_once(pool) == AT_ONCE
 
 
-def test_without_a_further_descriptor(pool: ThreadPoolExecutor) -> None:
-    """Out of descriptors a signal for thousands works all the same."""
-    signal = Signal(thousands_wait=True)
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
-    try:
-        assert not signal.wait(SHORT_SECONDS)
-        woken = pool.submit(signal.wait, LONG_SECONDS)
-        signal.set()
-        assert woken.result(LONG_SECONDS)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+def test_who_hangs_keeps_nobody_from_running(pool: ThreadPoolExecutor) -> None:
+    """Where nobody gives up a turn for long, one more may run."""
+    turns = _Turns(1)
+    turns.wait_for_one()
+    waiting = pool.submit(turns.wait_for_one)
+    wait_for(turns.somebody_waits, LONG_SECONDS, "the line")
+    turns.relieve()
+    assert waiting.result(LONG_SECONDS) is None
+
+
+def test_nobody_is_relieved_while_turns_change(pool: ThreadPoolExecutor) -> None:
+    """A line alone does not mean that anybody hangs."""
+    turns = _Turns(1)
+    turns.wait_for_one()
+    first, second = (pool.submit(turns.wait_for_one) for _ in range(2))
+    wait_for(lambda: len(turns._line) == 2, LONG_SECONDS, "the line")
+    turns.give()
+    turns.relieve()
+    wait_for(lambda: first.done() or second.done(), LONG_SECONDS, "the one turn")
+    assert turns.somebody_waits()
+    turns.give()
+    assert (first.result(LONG_SECONDS), second.result(LONG_SECONDS)) == (None, None)
+
+
+def test_a_turn_that_was_lent_is_taken_back(pool: ThreadPoolExecutor) -> None:
+    """Once whoever hung is back, no more run at once than before."""
+    turns = _Turns(1)
+    turns.wait_for_one()
+    waiting = pool.submit(turns.wait_for_one)
+    wait_for(turns.somebody_waits, LONG_SECONDS, "the line")
+    turns.relieve()
+    waiting.result(LONG_SECONDS)
+    turns.give()
+    turns.give()
+    turns.wait_for_one()
+    behind = pool.submit(turns.wait_for_one)
+    wait_for(turns.somebody_waits, LONG_SECONDS, "the line")
+    turns.give()
+    behind.result(LONG_SECONDS)
+
+
+def test_who_begins_comes_last(pool: ThreadPoolExecutor) -> None:
+    """Those in the midst of something are let run before those who begin."""
+    turns, order = _Turns(1), []
+
+    def run(name: str, begins: bool) -> None:
+        turns.wait_for_one(begins)
+        order.append(name)
+        turns.give()
+
+    turns.wait_for_one()
+    running = []
+    for count, (name, begins) in enumerate([("new", True), ("old", False)], 1):
+        running.append(pool.submit(run, name, begins))
+        wait_for(
+            lambda count=count: len(turns._line) + len(turns._beginners) == count,
+            LONG_SECONDS, "the lines",
+        )  # fmt: skip
+    turns.give()
+    for each in running:
+        each.result(LONG_SECONDS)
+    assert order == ["old", "new"]

@@ -9,8 +9,9 @@ T = TypeVar("T")
 
 POLL_SECONDS = 0.01
 
-# Helper threads of the test tools themselves, by the start of their names.
-FOREIGN_THREADS = ("hypothesis", "pytest")
+# Threads of the test tools themselves, and those that last as long as the process, by the start of
+# their names.
+LASTING_THREADS = ("hypothesis", "pytest", "idle-poll")
 
 
 def wait_for(condition: Callable[[], T], timeout_seconds: float, what: str) -> T:
@@ -32,12 +33,14 @@ def threads_left_behind(
 ) -> list[threading.Thread]:
     """The threads that were not there `before` and did not end within `timeout_seconds`."""
     deadline = time.monotonic() + timeout_seconds
-    new = [thread for thread in threading.enumerate() if thread not in before and _ours(thread)]
+    new = [
+        thread for thread in threading.enumerate() if thread not in before and _is_to_end(thread)
+    ]
     for thread in new:
         thread.join(max(0.0, deadline - time.monotonic()))
     return [thread for thread in new if thread.is_alive()]
 
 
-def _ours(thread: threading.Thread) -> bool:
+def _is_to_end(thread: threading.Thread) -> bool:
     foreign = isinstance(thread, threading._DummyThread)  # cannot be joined
-    return not foreign and not thread.name.lower().startswith(FOREIGN_THREADS)
+    return not foreign and not thread.name.lower().startswith(LASTING_THREADS)

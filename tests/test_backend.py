@@ -1,0 +1,229 @@
+"""The scan request as it goes over the line, and every form in which an answer may come."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
+
+import pytest
+from servers import Certificates
+
+from rebreak_idle.backend import MAX_ANSWER_BYTES, MAX_PLAIN_BYTES, Backend, ScanResult
+from rebreak_idle.errors import ScanFailed
+from rebreak_idle.mailbox import Mailbox
+
+TIMEOUT_SECONDS = 10.0
+MAILBOX = Mailbox("the-id", "the-user", "a@example.org", "h", 993, "a@example.org", "stored")
+COUNTS = b'{"scanned":12,"blocked":1}'
+DONE = ScanResult(12, 1)
+Pieces = Sequence[bytes]
+Serve = Callable[..., tuple[Backend, "Server"]]
+
+
+def plain(body: bytes = COUNTS, headers: bytes = b"") -> bytes:
+    """An answer as Node gives it."""
+    return (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n"
+        b"Connection: keep-alive\r\nKeep-Alive: timeout=5\r\n\r\n%b" % (headers, len(body), body)
+    )
+
+
+class Server:
+    """Answers each request with the next of ``answers``, the last one again and again.
+
+    An answer without pieces hangs up.
+    """
+
+    def __init__(self, answers: list[Pieces], context: ssl.SSLContext | None) -> None:
+        self._answers = answers
+        self._context = context
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self.connections = 0
+        self.requests: list[tuple[bytes, bytes]] = []
+        self._threads = [threading.Thread(target=self._accept, name="backend")]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for thread in self._threads:
+            thread.join(TIMEOUT_SECONDS)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                sock, _ = self._listening.accept()
+                self.connections += 1
+                thread = threading.Thread(target=self._serve, args=(sock,), name="backend")
+                self._threads.append(thread)
+                thread.start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError), sock:
+            if self._context is not None:
+                sock = self._context.wrap_socket(sock, server_side=True)
+            with sock, sock.makefile("rb") as reading:
+                while request := self._request(reading):
+                    self.requests.append(request)
+                    answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+                    if not answer:
+                        return
+                    for piece in answer:
+                        sock.sendall(piece)
+                    if b"".join(answer).lower().find(b"connection: close") >= 0:
+                        return
+
+    @staticmethod
+    def _request(reading: object) -> tuple[bytes, bytes] | None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            line = reading.readline()  # type: ignore[attr-defined]
+            if not line:
+                return None
+            head += line
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        return head, reading.read(length)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(params=["http", "https"])
+def serve(
+    request: pytest.FixtureRequest, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Serve]:
+    """Makes a server with such answers, and a `Backend` that leads to it."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_pem))
+    with ExitStack() as stack:
+
+        def make(
+            *answers: Pieces, path: str = "", secret: str = "the secret"
+        ) -> tuple[Backend, Server]:
+            context = certificates.server_context() if request.param == "https" else None
+            server = stack.enter_context(closing(Server(list(answers), context)))
+            url = f"{request.param}://localhost:{server.port}{path}"
+            backend = Backend(url, "x-admin-secret", secret, TIMEOUT_SECONDS)
+            return stack.enter_context(closing(backend)), server
+
+        yield make
+
+
+def test_the_request_to_the_letter(serve: Serve) -> None:
+    """Method, path, headers and body of the contract."""
+    backend, server = serve([plain()])
+    backend.scan(MAILBOX, "exists")
+    ((head, body),) = server.requests
+    first, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines if line)
+    assert first == "POST /api/mail/scan-internal HTTP/1.1"
+    assert headers["Host"] == f"localhost:{server.port}"
+    assert headers["x-admin-secret"] == "the secret"
+    assert headers["content-type"] == "application/json"
+    assert headers["Content-Length"] == str(len(body))
+    assert json.loads(body) == {
+        "connectionId": "the-id", "userId": "the-user", "reason": "exists",
+    }  # fmt: skip
+
+
+def test_a_secret_is_sent_as_it_is(serve: Serve) -> None:
+    """Signs that mean something to formats mean nothing here."""
+    backend, server = serve([plain()], secret="100%d %s {0} ~")
+    backend.scan(MAILBOX, "exists")
+    assert b"x-admin-secret: 100%d %s {0} ~\r\n" in server.requests[0][0]
+
+
+def test_a_path_before_the_endpoint(serve: Serve) -> None:
+    """BACKEND_URL may lead to a folder, with signs that are to be quoted."""
+    backend, server = serve([plain()], path="/in ner/50%25")
+    backend.scan(MAILBOX, "exists")
+    assert server.requests[0][0].startswith(b"POST /in%20ner/50%25/api/mail/scan-internal HTTP/1.1")
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+WHOLE = {
+    "as Node gives it": [plain()],
+    "in small letters": [plain().lower().replace(b"http/1.1 200 ok", b"HTTP/1.1 200 OK")],
+    "head and body apart": [plain()[: -len(COUNTS)], plain()[-len(COUNTS) :]],
+    "byte by byte": [plain()[at : at + 1] for at in range(len(plain()))],
+    "chunked": [HEAD + b"Transfer-Encoding: chunked\r\n\r\n1a\r\n" + COUNTS + b"\r\n0\r\n\r\n"],
+    "chunked, in pieces": [
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"d\r\n" + COUNTS[:13], b"\r\nd\r\n",
+        COUNTS[13:] + b"\r\n0\r\n", b"\r\n",
+    ],
+    "after a provisional one": [b"HTTP/1.1 100 Continue\r\n\r\n", plain()],
+    "with other words": [plain().replace(b"200 OK", b"200 Fine")],
+    "another success": [plain().replace(b"200 OK", b"202 Accepted")],
+    "with the same length twice": [plain(headers=b"Content-Length: 26\r\n")],
+    "with an empty header": [plain(headers=b"X-Nothing:\r\n")],
+    "a large one": [plain(COUNTS + b" " * MAX_PLAIN_BYTES)],
+}  # fmt: skip
+LAST = {
+    "to the end of the connection": [HEAD + b"Connection: close\r\n\r\n" + COUNTS],
+    "with a length, and then the end": [plain().replace(b"keep-alive", b"close")],
+    "of an old server": [b"HTTP/1.0 200 OK\r\nConnection: close\r\n\r\n" + COUNTS],
+}
+
+
+@pytest.mark.parametrize("answer", WHOLE.values(), ids=WHOLE.keys())
+def test_an_answer_is_read(serve: Serve, answer: Pieces) -> None:
+    """Whatever its form; and the connection serves for the next request."""
+    backend, server = serve(answer)
+    assert [backend.scan(MAILBOX, "exists") for _ in range(3)] == [DONE] * 3
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("answer", LAST.values(), ids=LAST.keys())
+def test_an_answer_that_ends_its_connection(serve: Serve, answer: Pieces) -> None:
+    """The next request takes a new one."""
+    backend, server = serve(answer)
+    assert [backend.scan(MAILBOX, "exists") for _ in range(2)] == [DONE] * 2
+    assert server.connections == 2
+
+
+def test_more_than_an_answer(serve: Serve) -> None:
+    """What follows an answer that was not asked for is no answer to the next request."""
+    backend, _ = serve([plain() + plain(b'{"scanned":7}')], [plain()])
+    assert [backend.scan(MAILBOX, "exists") for _ in range(2)] == [DONE] * 2
+
+
+def test_an_answer_that_is_far_too_long(serve: Serve) -> None:
+    """Of the body 64 KiB are read; a success it is all the same."""
+    backend, _ = serve([plain(b" " * (2 * MAX_ANSWER_BYTES))])
+    assert backend.scan(MAILBOX, "exists") == ScanResult()
+
+
+CLOSE = b"Connection: close\r\n"
+BROKEN = {
+    "no word": [],
+    "half a body": [HEAD + CLOSE + b"Content-Length: 26\r\n\r\n" + COUNTS[:13]],
+    "no body": [HEAD + CLOSE + b"Content-Length: 26\r\n\r\n"],
+    "half a chunk": [HEAD + CLOSE + b"Transfer-Encoding: chunked\r\n\r\n1a\r\n" + COUNTS[:13]],
+    "no last chunk": [
+        HEAD + CLOSE + b"Transfer-Encoding: chunked\r\n\r\n1a\r\n" + COUNTS + b"\r\n"
+    ],
+    "no HTTP": [b"220 smtp.example.org ESMTP, connection: close\r\n"],
+    "another protocol from now on": [b"HTTP/1.1 101 Upgrade\r\n" + CLOSE + b"\r\n"],
+}
+
+
+@pytest.mark.parametrize("answer", BROKEN.values(), ids=BROKEN.keys())
+def test_what_is_no_whole_answer_is_no_success(serve: Serve, answer: Pieces) -> None:
+    """The scan is still owed; the next request is answered on another connection."""
+    backend, server = serve(answer, [plain()])
+    with pytest.raises(ScanFailed):
+        backend.scan(MAILBOX, "exists")
+    assert backend.scan(MAILBOX, "exists") == DONE
+    assert server.connections == 2
+
+
+def test_a_request_that_does_not_fit_into_a_buffer(serve: Serve) -> None:
+    """It is sent as a whole, in as many pieces as it takes."""
+    backend, server = serve([plain()])
+    user = "u" * 8_000_000
+    big = Mailbox("the-id", user, "a@example.org", "h", 993, "a@example.org", "stored")
+    assert backend.scan(big, "exists") == DONE
+    assert json.loads(server.requests[0][1])["userId"] == user
