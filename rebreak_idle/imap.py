@@ -191,7 +191,7 @@ class Session:
         self._refuse_flood()
         if self._client.transport.idle_over:
             self._idling = False
-        return self.take_heard() or self._raise_if_ended()
+        return self.take_heard() if self._hearing.lines else self._raise_if_ended()
 
     @property
     def idling(self) -> bool:

@@ -18,7 +18,7 @@ from .logs import database_journal as journal
 from .turns import Signal, away, somebody_waits, turn
 
 # Waits end up to this much early, together with others: that is less work than each for itself.
-TICK_SECONDS = 0.1
+TICK_SECONDS = 0.2
 # Shorter waits end by themselves, on time.
 SHORT_SECONDS = 2.0
 # Of those for whom something came at once, so many are woken before it is looked who was answered
@@ -39,7 +39,7 @@ WRITABLE = select.POLLOUT
 class EpollWatch:
     """A descriptor that one thread at a time waits for."""
 
-    __slots__ = ("_descriptor", "_epoll", "_poller", "_ready", "_signal")
+    __slots__ = ("_descriptor", "_epoll", "_events", "_poller", "_ready", "_signal")
 
     def __init__(
         self, poller: Poller, epoll: select.epoll, descriptor: int, signal: Signal
@@ -48,6 +48,7 @@ class EpollWatch:
         self._epoll = epoll
         self._descriptor = descriptor
         self._signal = signal
+        self._events = 0
         self._ready = False
 
     def wait(self, events: int, seconds: float) -> bool:
@@ -55,8 +56,10 @@ class EpollWatch:
 
         Returns whether it may be ready; the wait may end early. Gives up the turn.
         """
-        self._ready = False
-        self._epoll.modify(self._descriptor, events | select.EPOLLONESHOT)
+        if self._ready or events != self._events:  # else the last wait has not ended by this
+            self._ready, self._events = False, 0
+            self._epoll.modify(self._descriptor, events | select.EPOLLONESHOT)
+            self._events = events
         self._poller.sleep(self._signal, seconds)
         return self._ready
 

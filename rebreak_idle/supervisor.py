@@ -20,9 +20,9 @@ from .turns import relieve
 from .worker import IdleWorker
 
 READ_RETRY_INITIAL_SECONDS = 1.0
-# How often the supervisor looks after requests and threads that make no progress.
+# How often the supervisor looks after requests and turns, and after threads that make no progress.
 WATCH_SECONDS = 5.0
-OVERDUE_SECONDS = 15.0
+OVERDUE_SECONDS = 60.0
 # An orderly stop, counted from the signal: scans under way may end until the first, then they are
 # cut; sessions may log out until the second (LOGOUT has 3 s), then they are cut; the rest of the
 # contract's 10 s is for the interpreter to end.

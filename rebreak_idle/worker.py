@@ -423,7 +423,8 @@ class IdleWorker(threading.Thread):
                 look_up = min(until, now + longest)
                 self._expect_progress(longest)
                 self._scanner.pay(look_up)
-                self._hear(session.wait(max(0.0, self._scanner.next_try(look_up) - clock())))
+                if lines := session.wait(max(0.0, self._scanner.next_try(look_up) - clock())):
+                    self._hear(lines)
         finally:
             self._scanner.leave_line()
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
 from harness import QUICK
 from waiting import wait_for
 
@@ -157,8 +158,9 @@ def test_an_error_nobody_foresaw_gets_a_traceback_and_a_new_session() -> None:
         assert not [line for line in lines.lines if "well" in line and "reconnecting" in line]
 
 
-def test_a_thread_that_hangs_is_cut_free() -> None:
+def test_a_thread_that_hangs_is_cut_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """A session that outlives every time-out is cut by the supervisor, and made anew."""
+    monkeypatch.setattr("rebreak_idle.supervisor.OVERDUE_SECONDS", 1.0)
     later = threading.Event()
 
     def clock() -> float:
