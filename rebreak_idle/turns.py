@@ -13,8 +13,10 @@ from contextlib import suppress
 
 # One has the interpreter while the other is in a system call.
 AT_ONCE = 1
-# So many of those who begin are let in when nobody else has anything to do.
+# So many of those who begin are let in when nobody else has anything to do, and in any case after
+# so many turns of others.
 BEGIN_AT_ONCE = 8
+BEGIN_AFTER_TURNS = 256
 # A power of two; 64 bytes each.
 SLEEPER_CHAINS = 4096
 
@@ -53,7 +55,7 @@ class _Turns:
         return None
 
     def _first(self) -> threading.Lock | None:
-        if not self._line:
+        if not self._line or self._given % BEGIN_AFTER_TURNS == 0:
             few = min(BEGIN_AT_ONCE, len(self._beginners))
             self._line.extend(self._beginners.popleft() for _ in range(few))
         return self._line.popleft() if self._line else None
@@ -92,8 +94,8 @@ _turns = _Turns(AT_ONCE)
 class _Turn:
     """``with turn:`` – run in turn with others; for a thread, from its first step to its last.
 
-    ``with last_turn:`` – the same, but the first step waits until none of the others has anything
-    to do: of thousands that begin a few are in the midst of it at a time.
+    ``with last_turn:`` – the same, but the first step comes when the others have nothing to do, or
+    have had many turns: of thousands that begin a few are in the midst of it at a time.
     """
 
     def __init__(self, begins: bool) -> None:

@@ -150,10 +150,10 @@ def test_a_sleep_that_ends_before_all_others(pool: ThreadPoolExecutor) -> None:
 
 def test_who_was_woken_is_no_longer_waited_for() -> None:
     """A sleep that ended leaves nothing behind that would keep the sleeper in memory."""
-    mine, signal = Poller(), Signal()
+    signal = Signal()
     signal.set()
-    mine.sleep(signal, 3600.0)
-    assert not any(mine._sleepers.values())
+    poller.sleep(signal, 3600.0)
+    assert not any(signal in sleepers for sleepers in poller._sleepers.values())
 
 
 def test_many_are_woken_in_turn(pool: ThreadPoolExecutor) -> None:
@@ -197,12 +197,11 @@ def test_trouble_keeps_nobody_asleep(
 ) -> None:
     """Whatever goes wrong in the poller's own thread: all that were to be woken are, later."""
     monkeypatch.setattr("rebreak_idle.poller.PAUSE_SECONDS", 0.01)
-    mine = Poller()
     pairs = [socket.socketpair() for _ in range(4)]
     signals = [Failing(), Signal(), Signal(), Signal()]
     with turn:  # the poller comes after all of this, and finds it in one piece
         watches = [
-            mine.watch(pair[0].fileno(), signal)
+            poller.watch(pair[0].fileno(), signal)
             for pair, signal in zip(pairs, signals, strict=True)
         ]
         for pair in pairs:
@@ -221,9 +220,8 @@ def test_trouble_with_sleepers_keeps_nobody_asleep(
     """The same for those whose time is up."""
     monkeypatch.setattr("rebreak_idle.poller.PAUSE_SECONDS", 0.01)
     monkeypatch.setattr("rebreak_idle.poller.TICK_SECONDS", 1.0)
-    mine = Poller()
     signals = [Failing(), Signal(), Signal(), Signal()]
-    sleeping = [pool.submit(mine.sleep, signal, SHORT_SECONDS) for signal in signals]
+    sleeping = [pool.submit(poller.sleep, signal, SHORT_SECONDS) for signal in signals]
     for each in sleeping:
         each.result(LONG_SECONDS)
 
@@ -236,7 +234,7 @@ def test_trouble_while_trouble_is_told(pair: Pair, monkeypatch: pytest.MonkeyPat
         raise MemoryError
 
     monkeypatch.setattr("rebreak_idle.poller.journal", SimpleNamespace(exception=fail))
-    watch = Poller().watch(pair[0].fileno(), Failing())
+    watch = poller.watch(pair[0].fileno(), Failing())
     pair[1].send(b"x")
     assert wait_long(watch)
     watch.close()
@@ -244,22 +242,29 @@ def test_trouble_while_trouble_is_told(pair: Pair, monkeypatch: pytest.MonkeyPat
 
 def test_who_does_not_wait_yet_costs_nothing(pair: Pair) -> None:
     """A connection that is gone before anybody waits for it does not keep the poller busy."""
-    mine = Poller()
-    watch = mine.watch(pair[0].fileno(), Signal())
+    watch = poller.watch(pair[0].fileno(), Signal())
     pair[1].close()
-    ordinary = mine._ordinary
+    ordinary = poller._ordinary
     assert ordinary is not None
     wait_for(lambda: ordinary.poll(0) == [], LONG_SECONDS, "nothing more to be told")
     watch.close()
 
 
-def test_without_epoll(pair: Pair) -> None:
+class Unstarted(Poller):
+    """Has no thread of its own: a second one beside the process's would not let it rest."""
+
+    def start(self) -> None: ...
+
+
+def test_without_epoll(pair: Pair, pool: ThreadPoolExecutor) -> None:
     """Outside of Linux each thread waits for itself, and sleeps are ended all the same."""
-    mine = Poller(has_epoll=False)
+    mine = Unstarted(has_epoll=False)
     watch = mine.watch(pair[0].fileno(), Signal())
     assert isinstance(watch, OwnWatch)
     began = time.monotonic()
-    mine.sleep(Signal(), SHORT_SECONDS)
+    sleeping = pool.submit(mine.sleep, Signal(), SHORT_SECONDS)
+    wait_for(mine._wake_some, LONG_SECONDS, "the end of the sleep")
+    sleeping.result(LONG_SECONDS)
     assert time.monotonic() - began >= SHORT_SECONDS - TICK_SECONDS
     assert not watch.wait(READABLE, 0)
     os.write(pair[1].fileno(), b"x")

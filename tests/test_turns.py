@@ -190,6 +190,32 @@ def test_a_turn_that_was_lent_is_taken_back(pool: ThreadPoolExecutor) -> None:
     behind.result(LONG_SECONDS)
 
 
+def test_who_begins_is_let_in_though_others_are_busy(pool: ThreadPoolExecutor) -> None:
+    """Two that hand the turn to each other without end keep nobody out for ever."""
+    turns, begun = _Turns(1), threading.Event()
+
+    def stay() -> None:
+        turns.wait_for_one()
+        while not begun.is_set():
+            turns.give()
+            turns.wait_for_one()
+        turns.give()
+
+    def begin() -> None:
+        turns.wait_for_one(begins=True)
+        begun.set()
+        turns.give()
+
+    turns.wait_for_one()
+    running = [pool.submit(stay) for _ in range(3)]
+    wait_for(lambda: len(turns._line) == len(running), LONG_SECONDS, "the line")
+    running.append(pool.submit(begin))
+    wait_for(lambda: turns._beginners, LONG_SECONDS, "who begins")
+    turns.give()
+    for each in running:
+        each.result(LONG_SECONDS)
+
+
 def test_who_begins_comes_last(pool: ThreadPoolExecutor) -> None:
     """Those in the midst of something are let run before those who begin."""
     turns, order = _Turns(1), []
