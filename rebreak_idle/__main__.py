@@ -46,10 +46,10 @@ from .worker import IdleWorker, Surroundings, Timing
 EX_OK = 0
 EX_FAULT = 1
 EX_CONFIG = 78  # sysexits.h
-# For the database, the backend, modules that are being read and the like.
-OTHER_DESCRIPTORS = 128
 # Deep enough for TLS handshakes and requests; 32 KiB crash CPython 3.13 on nested answers.
 THREAD_STACK_BYTES = 256 * 1024
+# For the database, the backend, modules that are being read and the like.
+OTHER_DESCRIPTORS = 128
 
 
 def main(arguments: list[str] | None = None) -> int:

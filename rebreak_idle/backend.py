@@ -237,9 +237,9 @@ class _Channel:
 
     def _is_fresh(self, sock: socket.socket) -> bool:
         """Whether the connection is certainly still there; what there is to read can be its end."""
-        poller = select.poll()
-        poller.register(sock, select.POLLIN)
-        return time.monotonic() - self._used_at < REUSE_SECONDS and not poller.poll(0)
+        look = select.poll()
+        look.register(sock, select.POLLIN)
+        return time.monotonic() - self._used_at < REUSE_SECONDS and not look.poll(0)
 
     def _connect(self, timeout: float) -> _PlainSocket | ssl.SSLSocket:
         with away:

@@ -40,9 +40,6 @@ def set_up(level: str, stream: TextIO | None = None, secrets: Iterable[str] = ()
     log.handlers[:] = [handler]
     log.setLevel(level.upper())
     logging.getLogger().addHandler(logging.NullHandler())
-    # Not shown, and costly to find out (the standard library's "Logging HOWTO", Optimization).
-    logging._srcfile = None
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.raiseExceptions = False  # a reader that went away must not hurt the daemon
 
 

@@ -153,12 +153,12 @@ class Poller:
         """Add the signal to those that are set at the tick, and return these."""
         self.start()
         with self._lock:
-            sleepers = self._sleepers.get(tick)
-            is_next = sleepers is None and (not self._ticks or tick < self._ticks[0])
-            if sleepers is None:
-                sleepers = self._sleepers[tick] = set()
+            if is_new := tick not in self._sleepers:
+                self._sleepers[tick] = set()
                 heapq.heappush(self._ticks, tick)
+            sleepers = self._sleepers[tick]
             sleepers.add(signal)
+            is_next = is_new and self._ticks[0] == tick
         if is_next:
             with suppress(BlockingIOError):  # it has been told often enough
                 os.write(self._ring, b"!")

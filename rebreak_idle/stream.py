@@ -1,7 +1,7 @@
 """One connection's bytes: connecting, TLS, lines; every wait has a deadline and can be woken.
 
-The socket never blocks; all waiting is in `_poll`. What time-outs on each `recv` cannot
-do is done here: an answer is bounded as a whole, however slowly its bytes drip in.
+The socket never blocks; all waiting is in `_poll`. What time-outs on each `recv` cannot do is done
+here: an answer is bounded as a whole, however slowly its bytes drip in.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from contextlib import suppress
 
-# One has the interpreter while the other is in a system call.
+# A second would only wait for the interpreter, and take it in the midst of each system call.
 AT_ONCE = 1
 # So many of those who begin are let in when nobody else has anything to do, and in any case after
 # so many turns of others.
@@ -33,14 +33,17 @@ class _Turns:
         self._given = self._given_before = 0
 
     def somebody_waits(self) -> bool:
+        """Whether anybody stands in line for a turn."""
         return bool(self._line or self._beginners)
 
-    def take(self, sleep: threading.Lock) -> bool:
-        """Take a turn if one is free, else stand in line. Called with the lock held."""
+    def take(self, sleep: threading.Lock, begins: bool = False) -> bool:
+        """Take a turn if one is free, else stand in line; who begins comes after all the others.
+        Called with the lock held.
+        """
         if self._free > 0:
             self._free -= 1
             return True
-        self._line.append(sleep)
+        (self._beginners if begins else self._line).append(sleep)
         return False
 
     def next(self) -> threading.Lock | None:
@@ -68,7 +71,11 @@ class _Turns:
             sleep.release()
 
     def relieve(self) -> None:
-        """See the function of that name."""
+        """Let one more run if none has given up its turn since the last call though others wait.
+
+        Whoever has it hangs in what should not block. To be called every few seconds, from outside
+        of the turns.
+        """
         with self.lock:
             sleep = self._first() if self._given == self._given_before else None
             self._given_before = self._given
@@ -77,18 +84,17 @@ class _Turns:
             sleep.release()
 
     def wait_for_one(self, begins: bool = False) -> None:
-        """Return when it is this thread's turn; who begins comes after all the others."""
+        """Return when it is this thread's turn."""
+        sleep = threading.Lock()
+        sleep.acquire()
         with self.lock:
-            if self._free > 0:
-                self._free -= 1
+            if self.take(sleep, begins):
                 return
-            sleep = threading.Lock()
-            sleep.acquire()
-            (self._beginners if begins else self._line).append(sleep)
         sleep.acquire()
 
 
 _turns = _Turns(AT_ONCE)
+somebody_waits, relieve = _turns.somebody_waits, _turns.relieve
 
 
 class _Turn:
@@ -123,20 +129,6 @@ class _Away:
 
 turn, last_turn = _Turn(begins=False), _Turn(begins=True)
 away = _Away()
-
-
-def somebody_waits() -> bool:
-    """Whether anybody stands in line for a turn."""
-    return _turns.somebody_waits()
-
-
-def relieve() -> None:
-    """Let one more run if none has given up its turn since the last call though others wait.
-
-    Whoever has it hangs in what should not block. To be called every few seconds, from outside of
-    the turns.
-    """
-    _turns.relieve()
 
 
 class Signal:

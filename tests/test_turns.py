@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from waiting import wait_for
@@ -149,12 +149,18 @@ def test_an_error_gives_the_turn_back(pool: ThreadPoolExecutor) -> None:
     assert turns_at_once(pool) == AT_ONCE
 
 
-def test_who_hangs_keeps_nobody_from_running(pool: ThreadPoolExecutor) -> None:
-    """Where nobody gives up a turn for long, one more may run."""
-    turns = _Turns(1)
+def waiting_behind_one(turns: _Turns, pool: ThreadPoolExecutor) -> Future[None]:
+    """One has the turn; whoever waits behind it."""
     turns.wait_for_one()
     waiting = pool.submit(turns.wait_for_one)
     wait_for(turns.somebody_waits, LONG_SECONDS, "the line")
+    return waiting
+
+
+def test_who_hangs_keeps_nobody_from_running(pool: ThreadPoolExecutor) -> None:
+    """Where nobody gives up a turn for long, one more may run."""
+    turns = _Turns(1)
+    waiting = waiting_behind_one(turns, pool)
     turns.relieve()
     assert waiting.result(LONG_SECONDS) is None
 
@@ -176,22 +182,18 @@ def test_nobody_is_relieved_while_turns_change(pool: ThreadPoolExecutor) -> None
 def test_a_turn_that_was_lent_is_taken_back(pool: ThreadPoolExecutor) -> None:
     """Once whoever hung is back, no more run at once than before."""
     turns = _Turns(1)
-    turns.wait_for_one()
-    waiting = pool.submit(turns.wait_for_one)
-    wait_for(turns.somebody_waits, LONG_SECONDS, "the line")
+    waiting = waiting_behind_one(turns, pool)
     turns.relieve()
     waiting.result(LONG_SECONDS)
     turns.give()
     turns.give()
-    turns.wait_for_one()
-    behind = pool.submit(turns.wait_for_one)
-    wait_for(turns.somebody_waits, LONG_SECONDS, "the line")
+    behind = waiting_behind_one(turns, pool)
     turns.give()
     behind.result(LONG_SECONDS)
 
 
 def test_who_begins_is_let_in_though_others_are_busy(pool: ThreadPoolExecutor) -> None:
-    """Two that hand the turn to each other without end keep nobody out for ever."""
+    """Some that hand the turn to each other without end keep nobody out for ever."""
     turns, begun = _Turns(1), threading.Event()
 
     def stay() -> None:
