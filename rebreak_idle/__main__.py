@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
 import argparse
 import functools
+import gc
 import resource
 import sys
 import threading
@@ -48,6 +49,9 @@ EX_FAULT = 1
 EX_CONFIG = 78  # sysexits.h
 # Deep enough for TLS handshakes and requests; 32 KiB crash CPython 3.13 on nested answers.
 THREAD_STACK_BYTES = 256 * 1024
+# Looks for cycles of garbage are rare (gc.set_threshold): there hardly are any, and a look through
+# the objects of ten thousand mailboxes keeps all of them waiting, for up to half a second.
+GARBAGE_THRESHOLDS = (50_000, 20, 20)
 # For the database, the backend, modules that are being read and the like.
 OTHER_DESCRIPTORS = 128
 
@@ -61,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         return _report(error, preflight=options.command == "check")
     prepare_kernel()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     threading.stack_size(THREAD_STACK_BYTES)
     preflight = options.command == "check"
     logs.set_up("info" if preflight else config.log_level, secrets=_secrets(values, config))
