@@ -12,7 +12,8 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, ClassVar, TextIO
+from functools import cache
+from typing import Any, TextIO
 
 from .turns import Signal, away, turn
 
@@ -73,7 +74,7 @@ class _Formatter(logging.Formatter):
         lines = [record.getMessage()]
         if record.exc_info and record.exc_info[0] is not None:
             lines += "".join(traceback.format_exception(*record.exc_info)).splitlines()
-        return "\n".join(f"{prefix} {escaped(self._redacted(line))}" for line in lines)
+        return "\n".join([f"{prefix} {escaped(self._redacted(line))}" for line in lines])
 
     @staticmethod
     def _redacted(text: str) -> str:
@@ -85,32 +86,37 @@ class _Formatter(logging.Formatter):
 
 
 class Writer(logging.Handler):
-    """Writes lines to a descriptor from a thread of its own.
+    """Writes lines to a descriptor from a thread of its own, which formats them too.
 
     A reader that stalls blocks that thread and nobody else; what then does not fit into the queue
     is left out, and said to be. A reader that went away ends the log, not the daemon.
     """
 
     MOST_LINES = 10_000
+    # Others have their turn after so many.
+    AT_ONCE = 64
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._descriptor = descriptor
-        # Lines, and in between who waits until those before are written.
-        self._lines: deque[str | threading.Event] = deque()
+        # What is to be written, and in between who waits until that before is.
+        self._queue: deque[logging.LogRecord | threading.Event] = deque()
         self._more = Signal()
+        self._is_told = False
         self._left_out = 0
         threading.Thread(target=self._write, name="idle-log", daemon=True).start()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
-        if len(self._lines) >= self.MOST_LINES:
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Queue the record; any thread may call, without the lock that handlers have."""
+        if len(self._queue) >= self.MOST_LINES:
             self._left_out += 1
-            return
+            return False
         if self._left_out:
-            text = f"[{DATABASE_PREFIX}] {self._left_out} lines of the log were left out\n{text}"
-            self._left_out = 0
-        self._put(text)
+            count, self._left_out = self._left_out, 0
+            text = "%d lines of the log were left out"
+            self._put(_Record(logging.WARNING, text, (count,), None, DATABASE_PREFIX))
+        self._put(record)
+        return True
 
     def drain(self, seconds: float) -> None:
         """Wait until all that was logged so far is written, at most ``seconds``."""
@@ -118,27 +124,31 @@ class Writer(logging.Handler):
         self._put(written)
         written.wait(seconds)
 
-    def _put(self, line: str | threading.Event) -> None:
-        self._lines.append(line)
-        self._more.set()
+    def _put(self, item: logging.LogRecord | threading.Event) -> None:
+        self._queue.append(item)
+        if not self._is_told:
+            self._is_told = True
+            self._more.set()
 
     def _write(self) -> None:
         with turn:
             while True:
-                self._more.wait(math.inf)
-                with suppress(MemoryError):  # some lines are lost, the log goes on
-                    self._write_all()
+                if not self._queue:
+                    self._more.wait(math.inf)
+                self._is_told = False
+                with suppress(Exception):  # some lines are lost, the log goes on
+                    self._write_some()
 
-    def _write_all(self) -> None:
-        lines = [self._lines.popleft() for _ in range(len(self._lines))]
-        text = "".join(f"{line}\n" for line in lines if isinstance(line, str))
-        data = text.encode("utf-8", "backslashreplace")
+    def _write_some(self) -> None:
+        items = [self._queue.popleft() for _ in range(min(self.AT_ONCE, len(self._queue)))]
+        lines = [self.format(item) for item in items if isinstance(item, logging.LogRecord)]
+        data = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
         with suppress(OSError), away:
             while data:
                 data = data[os.write(self._descriptor, data) :]
-        for line in lines:
-            if isinstance(line, threading.Event):
-                line.set()
+        for item in items:
+            if isinstance(item, threading.Event):
+                item.set()
 
 
 def drain(seconds: float = 1.0) -> None:
@@ -175,16 +185,18 @@ class Repeats:
         self._said = None
 
 
+@cache
+def _blank(level: int) -> dict[str, Any]:
+    return vars(logging.LogRecord(log.name, level, "", 0, "", None, None))
+
+
 class _Record(logging.LogRecord):
     """What the format shows, and no more: to find out the rest takes longer than to write it."""
-
-    BLANK: ClassVar = dict(vars(logging.LogRecord(log.name, 0, "", 0, "", None, None)))
 
     def __init__(
         self, level: int, message: object, args: tuple[object, ...], exc_info: object, prefix: str
     ) -> None:
-        self.__dict__.update(self.BLANK)
-        self.levelno, self.levelname = level, logging.getLevelName(level)
+        self.__dict__.update(_blank(level))
         self.msg, self.args = str(message), args
         self.exc_info = sys.exc_info() if exc_info else None
         self.prefix = prefix
@@ -199,8 +211,8 @@ class Journal(logging.LoggerAdapter[logging.Logger]):
         self._prefix = f"idle/{shortened(name)}".replace("]", "\\x5d")
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        if log.isEnabledFor(level):
-            log.handle(_Record(level, msg, args, kwargs.get("exc_info"), self._prefix))
+        if level >= log.level:
+            log.callHandlers(_Record(level, msg, args, kwargs.get("exc_info"), self._prefix))
 
 
 database_journal = Journal("db")

@@ -18,6 +18,7 @@ from rebreak_idle.logs import (
     SHOWN_CHARACTERS,
     Journal,
     Repeats,
+    Writer,
     database_journal,
     escaped,
     log,
@@ -271,6 +272,47 @@ def test_each_line_is_written_at_once() -> None:
             assert process.poll() is None
         finally:
             process.communicate(timeout=PROGRAM_SECONDS)
+
+
+LOG_MORE_THAN_FITS = """
+import sys
+from rebreak_idle.logs import Journal, Writer, drain, set_up
+set_up("info")
+journal = Journal("x")
+for number in range(3 * Writer.MOST_LINES):
+    journal.info("%d", number)
+print("logged", file=sys.stderr, flush=True)
+sys.stdin.readline()
+journal.info("again")
+drain(20.0)
+"""
+
+
+def test_what_does_not_fit_is_left_out_and_counted() -> None:
+    """While the reader stalls the program goes on; later the log says how many lines it lost."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LOG_MORE_THAN_FITS],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            assert process.stderr.readline() == b"logged\n"
+            first = [process.stdout.readline() for _ in range(Writer.MOST_LINES // 2)]
+        finally:
+            rest, _ = process.communicate(b"\n", timeout=PROGRAM_SECONDS)
+    lines = [line.decode().rstrip() for line in (*first, *rest.splitlines())]
+    notice = lines.index(next(line for line in lines if "left out" in line))
+    left_out = int(lines[notice].split()[1])
+    shown = [int(line.removeprefix("[idle/x] ")) for line in lines[:notice]]
+    assert shown == sorted(shown)
+    assert len(shown) + left_out == 3 * Writer.MOST_LINES
+    assert lines[notice] == f"[idle/db] {left_out} lines of the log were left out"
+    assert lines[notice + 1 :] == ["[idle/x] again"]
 
 
 LOG_INTO_NOTHING = """
