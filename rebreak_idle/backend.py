@@ -11,12 +11,10 @@ import ssl
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 import requests
@@ -43,14 +41,22 @@ _PLAIN_HEAD = re.compile(
 REUSE_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class ScanResult:
+class ScanResult(NamedTuple):
     """What the backend's answer tells, None where it does not."""
 
     scanned: int | None = None
     blocked: int | None = None
     remark: str = ""
     """What somebody should look at although the scan counts as done."""
+
+
+class _Answer(NamedTuple):
+    """What the backend said, its body up to 64 KiB."""
+
+    status: int
+    reason: str
+    content: bytes
+    retry_after: str | None = None
 
 
 class Backend:
@@ -85,7 +91,7 @@ class Backend:
             ScanFailed: nothing answers there.
         """
         answer = self._answer(self._reach_head, b"")
-        return f"{answer.status_code} {answer.reason}"
+        return f"{answer.status} {answer.reason}"
 
     def cut_overdue(self) -> None:
         """End the requests whose time is over: time-outs of sockets do not see a slow drip."""
@@ -105,7 +111,7 @@ class Backend:
         for channel in channels:
             channel.cut()
 
-    def _answer(self, head: bytes, body: bytes) -> requests.Response:
+    def _answer(self, head: bytes, body: bytes) -> _Answer:
         """What the backend answers; the connection is kept if all went well.
 
         Raises:
@@ -209,22 +215,19 @@ class _Channel:
         self._sock: _PlainSocket | ssl.SSLSocket | None = None
         self._used_at = 0.0
 
-    def send(self, head: bytes, body: bytes, timeout: float) -> requests.Response:
-        """Send the request and read the answer, of its body 64 KiB at most."""
+    def send(self, head: bytes, body: bytes, timeout: float) -> _Answer:
+        """Send the request and read the answer."""
         sock = self._sock
         if sock is None or not self._is_fresh(sock):
             self.close()
             self._sock = sock = self._connect(timeout)
         sock.sendall(b"%b%d\r\n\r\n%b" % (head, len(body), body))
         plain = sock.plain_answer() if isinstance(sock, _PlainSocket) else None
-        if plain is None:
-            response = self._read(sock)
-        else:
-            response = _response(HTTPStatus.OK, HTTPStatus.OK.phrase, (), plain)
+        answer = self._read(sock) if plain is None else _Answer(200, "OK", plain)
         self._used_at = time.monotonic()
-        return response
+        return answer
 
-    def _read(self, sock: socket.socket) -> requests.Response:
+    def _read(self, sock: socket.socket) -> _Answer:
         with http.client.HTTPResponse(sock) as answer:
             answer.begin()
             length, content = answer.length, answer.read(MAX_ANSWER_BYTES)
@@ -233,7 +236,7 @@ class _Channel:
             whole = answer.isclosed()
         if answer.will_close or not whole or answer.status < HTTPStatus.OK:
             self.close()
-        return _response(answer.status, answer.reason, answer.getheaders(), content)
+        return _Answer(answer.status, answer.reason, content, answer.getheader("retry-after"))
 
     def _is_fresh(self, sock: socket.socket) -> bool:
         """Whether the connection is certainly still there; what there is to read can be its end."""
@@ -273,30 +276,20 @@ def _head(request: requests.PreparedRequest) -> bytes:
     return "\r\n".join((*lines, "Content-Length: ")).encode("latin-1")
 
 
-def _response(
-    status: int, reason: str, headers: Iterable[tuple[str, str]], content: bytes
-) -> requests.Response:
-    response = requests.Response()
-    response.status_code, response.reason = status, reason
-    response.headers.update(headers)
-    response.raw = BytesIO(content)
-    return response
-
-
-def _result(answer: requests.Response) -> ScanResult:
+def _result(answer: _Answer) -> ScanResult:
     """The counts in a 2xx answer; whatever else it holds, the scan was done.
 
     Raises:
         ScanFailed: any other status.
     """
-    status, content = answer.status_code, answer.raw.read()
+    status, content = answer.status, answer.content
     if not 200 <= status < 300:
         said = _ADVICE.get(status) or content[:2000].decode("utf-8", "replace").strip()
         if 300 <= status < 400:
             said = "redirects are not followed: set BACKEND_URL to where the backend itself listens"
         raise ScanFailed(
             f"the backend answered {status} {answer.reason}" + (f" ({said})" if said else ""),
-            _retry_after_seconds(answer.headers.get("retry-after"), datetime.now(UTC)),
+            _retry_after_seconds(answer.retry_after, datetime.now(UTC)),
         )
     counts = _json_object(content)
     if counts is None and content.strip():

@@ -25,7 +25,7 @@ class Debt:
 
     @property
     def owed(self) -> bool:
-        return self.reason is not None
+        return self._since is not None or self._before is not None
 
     @property
     def reason(self) -> str | None:
@@ -34,7 +34,7 @@ class Debt:
 
     def owe(self, reason: str) -> None:
         """Mail may have arrived by now."""
-        self._since = _first(self._since, reason)
+        self._since = _first(self._since, reason) if self._since else reason
 
     def begin(self) -> str:
         """A scan request begins now; the reason that it gives."""

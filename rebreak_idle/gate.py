@@ -20,23 +20,31 @@ class Gate:
         """Take a place in the line; the ticket is granted at once where a place is free."""
         ticket = Ticket(self)
         with self._lock:
-            self._line.append(ticket)
-            self._grant()
+            if self._free and not self._line:
+                self._free -= 1
+                ticket.granted = True
+            else:
+                self._line.append(ticket)
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
         """Give the place, or the place in the line, to the next."""
         with self._lock:
-            if ticket.granted:
-                self._free += 1
-            elif ticket in self._line:
+            if not ticket.granted:
                 self._line.remove(ticket)
-            self._grant()
+            elif self._line:
+                self._line.popleft().grant()
+            else:
+                self._free += 1
 
-    def _grant(self) -> None:
-        while self._free and self._line:
-            self._free -= 1
-            self._line.popleft().grant()
+    def signal_of(self, ticket: Ticket) -> Signal:
+        """What wakes the holder; a ticket that nobody waits for has none."""
+        with self._lock:
+            if ticket.signal is None:
+                ticket.signal = Signal()
+                if ticket.granted:
+                    ticket.signal.set()
+            return ticket.signal
 
 
 class Ticket:
@@ -44,22 +52,23 @@ class Ticket:
 
     def __init__(self, gate: Gate) -> None:
         self.granted = False
+        self.signal: Signal | None = None
         self._gate = gate
-        self._woken = Signal()
 
     def grant(self) -> None:
         """The place is the holder's. Called by the gate."""
         self.granted = True
-        self._woken.set()
+        if self.signal is not None:
+            self.signal.set()
 
     def wake(self) -> None:
         """Let the holder look around: the wait ends, granted or not. Any thread may call."""
-        self._woken.set()
+        self._gate.signal_of(self).set()
 
     def wait(self, seconds: float) -> bool:
         """Wait for the place, at most ``seconds``; True when it is there. The ticket stays good."""
         if not self.granted:
-            self._woken.wait(seconds)
+            self._gate.signal_of(self).wait(seconds)
         return self.granted
 
     def leave(self) -> None:

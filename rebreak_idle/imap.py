@@ -9,7 +9,6 @@ import base64
 import ssl
 import time
 from contextlib import suppress
-from dataclasses import replace
 
 from imapclient.exceptions import CapabilityError, IMAPClientError
 
@@ -61,12 +60,14 @@ class _Flood:
             self._began_at, self._wake_ups, self._bytes = now, 0, 0
         self._wake_ups += 1
         self._bytes += received_bytes
-        window = f"within {self.WINDOW_SECONDS:.0f} s in IDLE"
         if self._wake_ups > self.MOST_WAKE_UPS:
-            return f"more than {self.MOST_WAKE_UPS} times {window}"
+            return f"more than {self.MOST_WAKE_UPS} times {self._window()}"
         if self._bytes > self.MOST_BYTES:
-            return f"more than {self.MOST_BYTES} bytes {window}"
+            return f"more than {self.MOST_BYTES} bytes {self._window()}"
         return ""
+
+    def _window(self) -> str:
+        return f"within {self.WINDOW_SECONDS:.0f} s in IDLE"
 
 
 class Connector:
@@ -185,13 +186,23 @@ class Session:
 
         May return early and empty.
         """
-        with self._translated("in IDLE"):
-            waiting = not self._hearing.lines and not self._hearing.bye
-            self._client.idle_check(seconds if waiting else 0)
-        self._refuse_flood()
-        if self._client.transport.idle_over:
+        hearing, stream = self._hearing, self._stream
+        try:
+            self._client.idle_check(0 if hearing.lines or hearing.bye else seconds)
+        except RebreakError:
+            raise
+        except Exception as error:
+            raise self.translate(error, "in IDLE") from error
+        if bound := self._flood.count(stream.answer_bytes):
+            stream.ended = f"provider trouble: the server floods us, it sent {bound}"
+            raise SessionLost(stream.ended)
+        if hearing.idle_over:
             self._idling = False
-        return self.take_heard() if self._hearing.lines else self._raise_if_ended()
+        if hearing.lines:
+            return self.take_heard()
+        if hearing.bye or stream.ended:
+            raise SessionLost(self._why_ended())
+        return []
 
     @property
     def idling(self) -> bool:
@@ -204,14 +215,14 @@ class Session:
             if self._idling:
                 self._idling = False
                 self._client.idle_done()
-            elif self._client.transport.idle_over:
+            elif self._hearing.idle_over:
                 self._client.idle_check(0)  # what came in one piece with the end
         return self.take_heard()
 
     def take_heard(self) -> list[Line]:
         """What was announced and not yet handed over; also after the session broke."""
         return [
-            replace(line, text=self._redacted_bytes(line.text)) if line.text else line
+            line._replace(text=self._redacted_bytes(line.text)) if line.text else line
             for line in self._hearing.take()
         ]
 
@@ -278,21 +289,10 @@ class Session:
         if self._client.has_capability("ID"):
             self._client.transport.introduce(f'("name" "rebreak_idle" "version" "{__version__}")')
 
-    def _raise_if_ended(self) -> list[Line]:
-        if self._hearing.bye or self._stream.ended:
-            raise SessionLost(self._why_ended())
-        return []
-
     def _why_ended(self) -> str:
         if bye := self._hearing.bye:
             return f"provider trouble: the server said BYE: {self._redacted(bye)}"
         return self._stream.ended
-
-    def _refuse_flood(self) -> None:
-        """Give up a server that keeps us busy."""
-        if bound := self._flood.count(self._stream.answer_bytes):
-            self._stream.ended = f"provider trouble: the server floods us, it sent {bound}"
-            raise SessionLost(self._stream.ended)
 
     def _redacted(self, text: str) -> str:
         """A hostile server may say the password back to us; the log does not."""

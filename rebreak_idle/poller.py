@@ -8,6 +8,7 @@ turn.
 from __future__ import annotations
 
 import heapq
+import math
 import os
 import select
 import threading
@@ -146,12 +147,13 @@ class Poller:
             signal.wait(seconds)
             return
         sleepers = self._lie_down(signal, int((time.monotonic() + seconds) / TICK_SECONDS))
-        signal.wait(threading.TIMEOUT_MAX)
+        signal.wait(math.inf)
         sleepers.discard(signal)
 
     def _lie_down(self, signal: Signal, tick: int) -> set[Signal]:
         """Add the signal to those that are set at the tick, and return these."""
-        self.start()
+        if not self._started:
+            self.start()
         with self._lock:
             if is_new := tick not in self._sleepers:
                 self._sleepers[tick] = set()

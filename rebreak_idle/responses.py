@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 
 class Kind(Enum):
@@ -21,8 +21,7 @@ class Kind(Enum):
     """Not a response of the protocol: it may have been an announcement, so a scan is owed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A response line: its kind, its number where it has one, and its text after the keyword."""
 
     kind: Kind
@@ -40,6 +39,7 @@ _UNTAGGED = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _TAGGED = re.compile(rb"[A-Za-z0-9.]+ +(OK|NO|BAD)(?: |$)", re.IGNORECASE)
+_KINDS = {b"EXISTS": Kind.EXISTS, b"EXPUNGE": Kind.EXPUNGE, b"BYE": Kind.BYE}
 
 
 def read_line(line: bytes) -> Line:
@@ -49,11 +49,9 @@ def read_line(line: bytes) -> Line:
     never sent cannot swallow what comes after it.
     """
     if found := _NUMBERED.match(line):
-        kind = {b"EXISTS": Kind.EXISTS, b"EXPUNGE": Kind.EXPUNGE}.get(found[2].upper(), Kind.OTHER)
-        return Line(kind, int(found[1]))
+        return Line(_KINDS.get(found[2].upper(), Kind.OTHER), int(found[1]))
     if found := _UNTAGGED.match(line):
-        kind = Kind.BYE if found[1].upper() == b"BYE" else Kind.OTHER
-        return Line(kind, text=found[2] or b"")
+        return Line(_KINDS.get(found[1].upper(), Kind.OTHER), text=found[2] or b"")
     if line.startswith(b"+"):
         return Line(Kind.CONTINUATION)
     if _TAGGED.match(line):

@@ -80,10 +80,12 @@ class Scanner:
         """
         if not self.debt.owed or self._clock() < self._not_before:
             return
-        if self._ticket is None:
-            self._ticket = self._gate.queue()
-        self._stop.check()
-        if self._ticket.wait(until - self._clock()):
+        if (ticket := self._ticket) is None:
+            self._ticket = ticket = self._gate.queue()
+        if not ticket.granted:
+            self._stop.check()
+            ticket.wait(until - self._clock())
+        if ticket.granted:
             try:
                 self._stop.check()
                 self._scan()
@@ -117,8 +119,12 @@ class Scanner:
         self.debt.pay()
         self._failures, self._not_before = 0, 0.0
         self.troubles.forget()
-        scanned, blocked = ("?" if n is None else n for n in (result.scanned, result.blocked))
-        self._journal.info("scan-triggered → scanned=%s blocked=%s", scanned, blocked)
+        scanned, blocked = result.scanned, result.blocked
+        self._journal.info(
+            "scan-triggered → scanned=%s blocked=%s",
+            "?" if scanned is None else scanned,
+            "?" if blocked is None else blocked,
+        )
         if result.remark:
             self._journal.warning("%s", result.remark)
 

@@ -7,9 +7,11 @@ here: an answer is bounded as a whole, however slowly its bytes drip in.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import ssl
+import termios
 import time
 from collections.abc import Callable
 from typing import NoReturn
@@ -32,6 +34,7 @@ MAX_LINE_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 256 * 1024
 # An answer that comes in more pieces than this is dripped on purpose.
 MAX_ANSWER_READS = 4096
+# A TLS record holds no more (RFC 8446, section 5.1), so that nothing of one is left in OpenSSL.
 RECEIVE_BYTES = 16 * 1024
 
 
@@ -236,15 +239,25 @@ class Stream:
 
     def _receive_portion(self) -> bool:
         """Read what is there, but of a flood only a part; False when nothing is."""
-        came = False
-        while self.answer_bytes < RECEIVE_BYTES and not self.ended and self._receive():
-            came = True
-        return came
+        if not self._receive():
+            return False
+        while self.answer_bytes < RECEIVE_BYTES and not self.ended and self._has_more():
+            if not self._receive():
+                break
+        return True
+
+    def _has_more(self) -> bool:
+        """Whether the socket holds further bytes: for less than what TLS takes to say that not."""
+        number = bytearray(4)
+        fcntl.ioctl(self._open(), termios.FIONREAD, number)
+        return any(number)
 
     def _receive(self) -> bool:
         """Read what is there; False when nothing is. The end and errors are noted in `ended`."""
         try:
-            data = self._open().recv(RECEIVE_BYTES)
+            sock = self._open()
+            receive = sock.read if isinstance(sock, ssl.SSLSocket) else sock.recv
+            data = receive(RECEIVE_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return False
         except OSError as error:

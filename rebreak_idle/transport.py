@@ -40,6 +40,8 @@ class Hearing:
     """EXISTS, EXPUNGE and unreadable lines since somebody last took them."""
     bye: str = ""
     """The server's words when it hung up."""
+    idle_over: bool = False
+    """The server ended the last IDLE by itself."""
     last: bytes = b""
     """The last line of all."""
 
@@ -67,10 +69,7 @@ class Hearing:
 
 
 class _NoSocket:
-    """What IMAPClient takes for the socket: it may set its time-outs, which belong to the stream.
-
-    It does so four times in each `idle_check`, and each time that is a system call.
-    """
+    """What IMAPClient takes for the socket: it may set time-outs, which belong to the stream."""
 
     def settimeout(self, seconds: float | None) -> None: ...
     def setblocking(self, flag: bool) -> None: ...
@@ -85,8 +84,6 @@ class Reading(Enum):
     ANSWERS = auto()
     IDLE_BEGINS = auto()
     """Up to the continuation, which means something only here."""
-    DURING_IDLE = auto()
-    """What was received; nothing is waited for."""
     IDLE_ENDS = auto()
 
 
@@ -98,8 +95,7 @@ class _Own:
     """
 
     __slots__ = (
-        "_addresses", "_idle_tag", "_implicit_tls", "_reading", "hearing", "idle_over",
-        "stream",
+        "_addresses", "_idle_tag", "_implicit_tls", "_reading", "hearing", "stream",
     )  # fmt: skip
 
 
@@ -117,8 +113,6 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
     ) -> None:
         self.stream = stream
         self.hearing = hearing
-        self.idle_over = False
-        """The server ended IDLE by itself."""
         self._addresses = addresses
         self._implicit_tls = tls
         self._reading = Reading.ANSWERS
@@ -230,8 +224,6 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
     def read_as(self, reading: Reading, action: Callable[[], Any]) -> Any:
         """Do what reads the lines of an IDLE."""
         self._reading = reading
-        if reading is Reading.DURING_IDLE:
-            self.stream.restart_deadline()
         try:
             return action()
         finally:
@@ -249,33 +241,48 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
         while self.stream.line().startswith((b"* ", self._idle_tag + b" ")):
             pass
 
+    def listen(self, seconds: float) -> None:
+        """Wait in IDLE until the server says something, and hear all that came."""
+        self.stream.restart_deadline()
+        if not self.stream.ready(seconds):
+            return
+        while raw := self.stream.line_at_hand():
+            if self._hear(raw).kind is Kind.TAGGED and self._is_for_idle(raw):
+                self.hearing.idle_over = True
+                self.tagged_commands.pop(self._idle_tag, None)
+                return
+
     def _idle_line(self) -> bytes:
-        """The next line that IMAPClient is to see, in the form that it can read."""
-        while raw := self._next():
-            line = read_line(raw.rstrip(b"\r\n"))
-            if line.kind in (Kind.EXISTS, Kind.EXPUNGE):
-                self._hear(Line(line.kind, line.number if line.kind is Kind.EXISTS else 1))
+        """The next line, while IDLE begins or ends, that IMAPClient is to see."""
+        while raw := self.stream.line():
+            line = self._hear(raw)
             if line.kind is Kind.BYE:
                 return b"* BYE\r\n"
-            if line.kind is Kind.TAGGED and raw.split(b" ", 1)[0] == self._idle_tag:
-                return self._idle_ended(raw)
+            if line.kind is Kind.TAGGED and self._is_for_idle(raw):
+                return raw
             if line.kind is Kind.CONTINUATION and self._reading is Reading.IDLE_BEGINS:
                 return raw
-            if line.kind in (Kind.UNREADABLE, Kind.TAGGED):
-                self._hear(Line(Kind.UNREADABLE, text=raw))
         return b""
 
-    def _hear(self, line: Line) -> None:
-        if not self.hearing.add(line):
+    def _hear(self, raw: bytes) -> Line:
+        """Take in a line of an IDLE; what it is."""
+        line = read_line(self._note(raw).rstrip(b"\r\n"))
+        kept = True
+        if line.kind is Kind.EXISTS:
+            kept = self.hearing.add(line)
+        elif line.kind is Kind.EXPUNGE:
+            kept = self.hearing.add(Line(Kind.EXPUNGE, 1))
+        elif line.kind is Kind.UNREADABLE or (
+            line.kind is Kind.TAGGED and not self._is_for_idle(raw)
+        ):
+            kept = self.hearing.add(Line(Kind.UNREADABLE, text=raw))
+        if not kept:
             self.stream.refuse(f"the server said more than {MOST_HEARD} things at once")
+        return line
 
-    def _next(self) -> bytes:
-        if self._reading is not Reading.DURING_IDLE:
-            return self._note(self.stream.line())
-        raw = self.stream.line_at_hand()
-        if raw is None:
-            raise BlockingIOError("nothing more at hand")
-        return self._note(raw)
+    def _is_for_idle(self, raw: bytes) -> bool:
+        """Whether this tagged answer is IDLE's: expected after DONE, else the end of IDLE."""
+        return raw.split(b" ", 1)[0] == self._idle_tag
 
     def _note(self, raw: bytes) -> bytes:
         """Keep what a log line may want to quote."""
@@ -284,20 +291,12 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
             self.hearing.bye = line.text.decode("utf-8", "replace").strip() or "without a reason"
         return raw
 
-    def _idle_ended(self, raw: bytes) -> bytes:
-        """IDLE's tagged answer: expected after DONE, and in the midst of IDLE its end."""
-        if self._reading is not Reading.DURING_IDLE:
-            return raw
-        self.idle_over = True
-        self.tagged_commands.pop(self._idle_tag, None)
-        raise BlockingIOError("IDLE is over")
-
 
 class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no types
     """IMAPClient over a `Transport`.
 
     `idle`, `idle_check` and `idle_done` are IMAPClient's own; lines that it could not read never
-    reach them.
+    reach them, and what `idle_check` would hand out is in the `Hearing`.
     """
 
     def __init__(
@@ -324,18 +323,19 @@ class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no 
     def _create_IMAP4(self) -> Transport:  # noqa: N802  # IMAPClient's name
         return self._make_transport()
 
+    def socket(self) -> _NoSocket:
+        return _NO_SOCKET
+
+    def _set_read_timeout(self) -> None: ...
+
     def _poll_socket(self, sock: object, timeout: float | None = None) -> bool:
-        return self.transport.stream.ready(86400.0 if timeout is None else timeout)
+        self._imap.listen(86400.0 if timeout is None else timeout)
+        return False
 
     def idle(self) -> None:
-        self.transport.idle_over = False
+        self.transport.hearing.idle_over = False
         self.transport.read_as(Reading.IDLE_BEGINS, super().idle)
         self.transport.forget_answers()
-
-    def idle_check(self, timeout: float | None = None) -> Any:
-        return self.transport.read_as(
-            Reading.DURING_IDLE, lambda: super(Client, self).idle_check(timeout)
-        )
 
     def idle_done(self) -> Any:
         return self.transport.read_as(Reading.IDLE_ENDS, super().idle_done)

@@ -49,6 +49,8 @@ class _Turns:
     def next(self) -> threading.Lock | None:
         """Give up a turn; who is to be released has it. Called with the lock held."""
         self._given += 1
+        if self._line and self._given % BEGIN_AFTER_TURNS:
+            return self._line.popleft()
         if sleep := self._first():
             return sleep
         if self._lent and self._free >= self._at_once:
@@ -163,8 +165,9 @@ class Signal:
             next_one = _turns.next()
         if next_one is not None:
             next_one.release()
-        longest = min(max(0.0, seconds), threading.TIMEOUT_MAX)
-        if not self._sleep.acquire(timeout=longest):
+        # No timer for those who wait for ever, or for the poller.
+        timeout = max(0.0, seconds) if seconds < threading.TIMEOUT_MAX else -1
+        if not self._sleep.acquire(timeout=timeout):
             self._get_up()
         with _turns.lock:
             was_set, self._is_set = self._is_set, False

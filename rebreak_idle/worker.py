@@ -454,13 +454,16 @@ class IdleWorker(threading.Thread):
 
     def _hear(self, lines: list[Line]) -> None:
         """Take in what the server said."""
+        has_exists = unreadable = False
         for line in lines:
             if line.kind is Kind.EXISTS:
+                has_exists = True
                 self._watermark.announced(line.number)
             elif line.kind is Kind.EXPUNGE:
                 self._watermark.expunged(line.number)
-        kinds = {line.kind for line in lines}
-        if Kind.EXISTS in kinds:
+            else:
+                unreadable = True
+        if has_exists:
             self._journal.info("exists-event received (new mail)")
             self._scanner.owe(EXISTS)
             if self._renewal.announced():
@@ -468,7 +471,7 @@ class IdleWorker(threading.Thread):
                     "the server announces mail again: idle is renewed every %s as usual",
                     interval_text(self._renewal.interval_seconds),
                 )
-        elif Kind.UNREADABLE in kinds:
+        elif unreadable:
             self._journal.warning(
                 "the server said what cannot be understood, a scan is made in case it was mail: %s",
                 printable(ascii(next(line.text for line in lines if line.text))),

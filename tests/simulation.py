@@ -133,7 +133,9 @@ class SimulatedGate(Gate):
         ticket = SimulatedTicket(self)
         with self._lock:
             self._line.append(ticket)
-            self._grant()
+            if self._free:
+                self._free -= 1
+                self._line.popleft().grant()
         return ticket
 
 

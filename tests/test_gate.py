@@ -85,6 +85,16 @@ def test_wake_ends_a_wait_without_a_place() -> None:
     assert gate.queue().granted
 
 
+def test_wake_before_the_wait_ends_it() -> None:
+    """Whoever is woken before it waits looks around all the same."""
+    gate = Gate(1)
+    first, second = gate.queue(), gate.queue()
+    second.wake()
+    assert second.wait(LONG_SECONDS) is False
+    first.leave()
+    assert second.wait(0)
+
+
 @pytest.mark.parametrize("places", [1, 3])
 def test_never_more_than_there_are_places(places: int) -> None:
     """Under many threads that come, wait, give up and go, the bound holds and no place is lost."""
