@@ -214,13 +214,16 @@ class _Channel:
         self._address = (url.hostname or "", url.port or (443 if self._context else 80))
         self._sock: _PlainSocket | ssl.SSLSocket | None = None
         self._used_at = 0.0
+        self._look: select.poll
 
     def send(self, head: bytes, body: bytes, timeout: float) -> _Answer:
         """Send the request and read the answer."""
         sock = self._sock
-        if sock is None or not self._is_fresh(sock):
+        if sock is None or not self._is_fresh():
             self.close()
             self._sock = sock = self._connect(timeout)
+            self._look = select.poll()
+            self._look.register(sock, select.POLLIN)
         sock.sendall(b"%b%d\r\n\r\n%b" % (head, len(body), body))
         plain = sock.plain_answer() if isinstance(sock, _PlainSocket) else None
         answer = self._read(sock) if plain is None else _Answer(200, "OK", plain)
@@ -238,11 +241,9 @@ class _Channel:
             self.close()
         return _Answer(answer.status, answer.reason, content, answer.getheader("retry-after"))
 
-    def _is_fresh(self, sock: socket.socket) -> bool:
+    def _is_fresh(self) -> bool:
         """Whether the connection is certainly still there; what there is to read can be its end."""
-        look = select.poll()
-        look.register(sock, select.POLLIN)
-        return time.monotonic() - self._used_at < REUSE_SECONDS and not look.poll(0)
+        return time.monotonic() - self._used_at < REUSE_SECONDS and not self._look.poll(0)
 
     def _connect(self, timeout: float) -> _PlainSocket | ssl.SSLSocket:
         with away:

@@ -142,7 +142,7 @@ class Writer(logging.Handler):
     def _write_some(self) -> None:
         items = [self._queue.popleft() for _ in range(min(self.AT_ONCE, len(self._queue)))]
         lines = [self.format(item) for item in items if isinstance(item, logging.LogRecord)]
-        data = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+        data = "\n".join([*lines, ""]).encode("utf-8", "backslashreplace")
         with suppress(OSError), away:
             while data:
                 data = data[os.write(self._descriptor, data) :]

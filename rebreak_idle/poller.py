@@ -146,25 +146,24 @@ class Poller:
         if seconds < SHORT_SECONDS:
             signal.wait(seconds)
             return
-        sleepers = self._lie_down(signal, int((time.monotonic() + seconds) / TICK_SECONDS))
+        if not self._started:
+            self.start()
+        tick = int((time.monotonic() + seconds) / TICK_SECONDS)
+        with self._lock:
+            sleepers = self._sleepers.get(tick) or self._new_tick(tick)
+            sleepers.add(signal)
         signal.wait(math.inf)
         sleepers.discard(signal)
 
-    def _lie_down(self, signal: Signal, tick: int) -> set[Signal]:
-        """Add the signal to those that are set at the tick, and return these."""
-        if not self._started:
-            self.start()
-        with self._lock:
-            if is_new := tick not in self._sleepers:
-                self._sleepers[tick] = set()
-                heapq.heappush(self._ticks, tick)
-            sleepers = self._sleepers[tick]
-            sleepers.add(signal)
-            is_next = is_new and self._ticks[0] == tick
-        if is_next:
+    def _new_tick(self, tick: int) -> set[Signal]:
+        """The signals that are set at the tick. Called with the lock held."""
+        if tick not in self._sleepers:
+            self._sleepers[tick] = set()
+            heapq.heappush(self._ticks, tick)
+        if self._ticks[0] == tick:
             with suppress(BlockingIOError):  # it has been told often enough
                 os.write(self._ring, b"!")
-        return sleepers
+        return self._sleepers[tick]
 
     # On its own thread
 
