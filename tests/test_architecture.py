@@ -137,7 +137,10 @@ IMAP4_ATTRIBUTES = [
     "untagged_responses", "tagged_commands", "capabilities", "state", "error", "debug",
     "_tls_established", "ssl_context", "mo", "tagpre", "tagre", "welcome",
 ]  # fmt: skip
-CLIENT_METHODS = ["_poll_socket", "_create_IMAP4", "idle", "idle_check", "idle_done"]
+CLIENT_METHODS = [
+    "_poll_socket", "_create_IMAP4", "_set_read_timeout", "socket",
+    "idle", "idle_check", "idle_done",
+]  # fmt: skip
 
 
 class MemoryIMAP4(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
@@ -241,7 +244,10 @@ def test_the_overrides_are_all_of_imaplib_that_touches_the_network() -> None:
 
 
 def test_idle_check_asks_poll_socket() -> None:
-    """`idle_check` waits in the `_poll_socket` that the client overrides, with its time-out."""
+    """`idle_check` waits in the `_poll_socket` that the client overrides, with its time-out.
+
+    It reads nothing where that says that nothing came.
+    """
     client = MemoryClient()
     client.idle()
     client.idle_check(5)
