@@ -204,9 +204,9 @@ class _SecureSocket(ssl.SSLSocket):
 class _Channel:
     """One connection to the backend, kept alive while requests follow closely.
 
-    requests prepares what is sent and holds what is answered; what its own adapter does besides,
-    for proxies, cookies and pools of connections to many places, is of no use here and would be
-    most of what a scan costs. http.client reads the answers, but for those as plain as most are.
+    requests prepares what is sent; what it does besides, for proxies, cookies and pools of
+    connections to many places, is of no use here and would be most of what a scan costs.
+    http.client reads the answers, but for those as plain as most are.
     """
 
     def __init__(self, url: SplitResult, context: ssl.SSLContext) -> None:

@@ -216,7 +216,7 @@ class Session:
                 self._idling = False
                 self._client.idle_done()
             elif self._hearing.idle_over:
-                self._client.idle_check(0)  # what came in one piece with the end
+                self._client.idle_check(0)  # what came after the end
         return self.take_heard()
 
     def take_heard(self) -> list[Line]:

@@ -72,8 +72,8 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = f"[{getattr(record, 'prefix', DATABASE_PREFIX)}]"
         lines = [record.getMessage()]
-        if record.exc_info and record.exc_info[0] is not None:
-            lines += "".join(traceback.format_exception(*record.exc_info)).splitlines()
+        if record.exc_text:
+            lines += record.exc_text.splitlines()
         return "\n".join([f"{prefix} {escaped(self._redacted(line))}" for line in lines])
 
     @staticmethod
@@ -136,19 +136,31 @@ class Writer(logging.Handler):
                 if not self._queue:
                     self._more.wait(math.inf)
                 self._is_told = False
-                with suppress(Exception):  # some lines are lost, the log goes on
+                with suppress(MemoryError):  # some lines are lost, the log goes on
                     self._write_some()
 
     def _write_some(self) -> None:
         items = [self._queue.popleft() for _ in range(min(self.AT_ONCE, len(self._queue)))]
-        lines = [self.format(item) for item in items if isinstance(item, logging.LogRecord)]
+        try:
+            self._write_out(
+                [self._line(item) for item in items if isinstance(item, logging.LogRecord)]
+            )
+        finally:
+            for item in items:
+                if isinstance(item, threading.Event):
+                    item.set()
+
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            return self.format(record)
+        except Exception:  # noqa: BLE001  # whatever it is, the others are to be read
+            return f"[{DATABASE_PREFIX}] a line of the log cannot be shown: {escaped(record.msg)}"
+
+    def _write_out(self, lines: list[str]) -> None:
         data = "\n".join([*lines, ""]).encode("utf-8", "backslashreplace")
         with suppress(OSError), away:
             while data:
                 data = data[os.write(self._descriptor, data) :]
-        for item in items:
-            if isinstance(item, threading.Event):
-                item.set()
 
 
 def drain(seconds: float = 1.0) -> None:
@@ -198,7 +210,8 @@ class _Record(logging.LogRecord):
     ) -> None:
         self.__dict__.update(_blank(level))
         self.msg, self.args = str(message), args
-        self.exc_info = sys.exc_info() if exc_info else None
+        if exc_info and sys.exc_info()[0] is not None:
+            self.exc_text = traceback.format_exc()  # at once: frames hold much, secrets among it
         self.prefix = prefix
 
 

@@ -1,10 +1,9 @@
 """IMAPClient on our own stream: the methods that imaplib names as made for overriding.
 
 `Transport` replaces imaplib's socket and reader (`open`, `read`, `readline`, `send`, `shutdown`)
-and its start (`_connect`), `Client` makes IMAPClient use it. While IDLE is under way each line is
-read for its meaning before imaplib sees it, and imaplib gets only lines that it can read; what
-was heard is kept in a `Hearing`, whichever call happened to read it. RFC 2177 is IDLE, RFC 9051
-IMAP.
+and its start (`_connect`), `Client` makes IMAPClient use it. In IDLE each line is read here for its
+meaning, and imaplib gets only those that begin and end it; what was heard is kept in a `Hearing`,
+whichever call happened to read it. RFC 2177 is IDLE, RFC 9051 IMAP.
 """
 
 from __future__ import annotations
@@ -124,7 +123,6 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
         self.stream.connect(self._addresses)
         if self._implicit_tls:
             self.stream.secure(self.ssl_context, host)
-        self.sock = _NO_SOCKET
         self.stream.restart_deadline()
 
     def _connect(self) -> None:
@@ -250,7 +248,6 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
             if self._hear(raw).kind is Kind.TAGGED and self._is_for_idle(raw):
                 self.hearing.idle_over = True
                 self.tagged_commands.pop(self._idle_tag, None)
-                return
 
     def _idle_line(self) -> bytes:
         """The next line, while IDLE begins or ends, that IMAPClient is to see."""

@@ -315,6 +315,37 @@ def test_what_does_not_fit_is_left_out_and_counted() -> None:
     assert lines[notice + 1 :] == ["[idle/x] again"]
 
 
+LOG_WHAT_CANNOT_BE_SHOWN = """
+from rebreak_idle.logs import Journal, drain, set_up
+
+class Strange:
+    def __str__(self):
+        raise RuntimeError("no text")
+
+set_up("info")
+for thing in ("before", Strange(), "after"):
+    Journal("x").info("it is %s", thing)
+drain(20.0)
+"""
+
+
+def test_a_line_that_cannot_be_shown_costs_no_other() -> None:
+    """Its text stands there without what belongs into it; all others are whole."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOG_WHAT_CANNOT_BE_SHOWN],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=PROGRAM_SECONDS,
+        check=True,
+    )
+    assert done.stdout.decode().splitlines() == [
+        "[idle/x] it is before",
+        "[idle/db] a line of the log cannot be shown: it is %s",
+        "[idle/x] it is after",
+    ]
+    assert done.stderr == b""
+
+
 LOG_INTO_NOTHING = """
 import os, sys
 from rebreak_idle.logs import Journal, set_up

@@ -460,6 +460,24 @@ def test_a_server_that_ends_idle_again_and_again(
     assert all(b - a >= pause for a, b in itertools.pairwise(began))
 
 
+def test_mail_behind_the_end_of_idle_does_not_wait_with_it(
+    server: ScriptedImap, mailbox: Mailbox, backend: JudgingBackend, watch: Watch
+) -> None:
+    """Where IDLE ends again and again, what is announced in one piece with the end is scanned."""
+    ends = itertools.count(1)
+
+    def end(connection: Connection) -> None:
+        acts: list[Act] = [lambda c: c.end_idle(b"OK Enough")]
+        if next(ends) == SHORT_IDLES:
+            acts.append(arrive_and(mailbox, sending(EXISTS)))
+        tell(connection, *acts)
+
+    server.after("idle", end)
+    with watch(poll_interval_seconds=600.0) as watched:
+        watched.wait_line("ends IDLE at once, again and again: next IDLE in 10min")
+        assert_announced(watched, backend, mailbox)
+
+
 def idles(server: ScriptedImap) -> list[float]:
     """When each IDLE began."""
     commands = [each for connection in server.connections for each in connection.commands]
