@@ -6,6 +6,7 @@ within seconds was found because the server told of it, unless a test asks for l
 
 import contextlib
 import ctypes
+import ipaddress
 import itertools
 import os
 import socket
@@ -1111,13 +1112,18 @@ def test_mail_during_a_scan(
 
 
 class Namespace:
-    """A network namespace, reached over a veth pair; for the length of a `with` block."""
+    """A network namespace, reached over a veth pair; for the length of a `with` block.
 
-    here, there = "10.231.77.1", "10.231.77.2"
+    Its addresses are those of this process: another run's, or one that was killed and left behind,
+    would take the packets.
+    """
 
     def __init__(self) -> None:
-        self.name = f"rebreak-idle-{os.getpid()}"
-        self._link = f"rbi{os.getpid() % 10**8}"
+        pid = os.getpid()
+        self.name = f"rebreak-idle-{pid}"
+        self._link = f"rbi{pid % 10**8}"
+        net = ipaddress.ip_network("10.231.0.0/16").network_address + 4 * (pid % 2**14)
+        self.here, self.there = str(net + 1), str(net + 2)
 
     def __enter__(self) -> "Namespace":
         self._ip("netns", "add", self.name)
