@@ -34,7 +34,7 @@ class Debt:
 
     def owe(self, reason: str) -> None:
         """Mail may have arrived by now."""
-        self._since = _first(self._since, reason) if self._since else reason
+        self._since = _first(self._since, reason)
 
     def begin(self) -> str:
         """A scan request begins now; the reason that it gives."""

@@ -18,7 +18,7 @@ class Gate:
 
     def queue(self) -> Ticket:
         """Take a place in the line; the ticket is granted at once where a place is free."""
-        ticket = Ticket(self)
+        ticket = self._new_ticket()
         with self._lock:
             if self._free and not self._line:
                 self._free -= 1
@@ -26,6 +26,9 @@ class Gate:
             else:
                 self._line.append(ticket)
         return ticket
+
+    def _new_ticket(self) -> Ticket:
+        return Ticket(self)
 
     def leave(self, ticket: Ticket) -> None:
         """Give the place, or the place in the line, to the next."""

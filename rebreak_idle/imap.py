@@ -187,12 +187,8 @@ class Session:
         May return early and empty.
         """
         hearing, stream = self._hearing, self._stream
-        try:
+        with self._translated("in IDLE"):
             self._client.idle_check(0 if hearing.lines or hearing.bye else seconds)
-        except RebreakError:
-            raise
-        except Exception as error:
-            raise self.translate(error, "in IDLE") from error
         if bound := self._flood.count(stream.answer_bytes):
             stream.ended = f"provider trouble: the server floods us, it sent {bound}"
             raise SessionLost(stream.ended)

@@ -224,7 +224,7 @@ class Journal(logging.LoggerAdapter[logging.Logger]):
         self._prefix = f"idle/{shortened(name)}".replace("]", "\\x5d")
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        if level >= log.level:
+        if log.isEnabledFor(level):
             log.callHandlers(_Record(level, msg, args, kwargs.get("exc_info"), self._prefix))
 
 

@@ -146,24 +146,23 @@ class Poller:
         if seconds < SHORT_SECONDS:
             signal.wait(seconds)
             return
-        if not self._started:
-            self.start()
+        self.start()
         tick = int((time.monotonic() + seconds) / TICK_SECONDS)
         with self._lock:
-            sleepers = self._sleepers.get(tick) or self._new_tick(tick)
+            if tick not in self._sleepers:
+                self._add_tick(tick)
+            sleepers = self._sleepers[tick]
             sleepers.add(signal)
         signal.wait(math.inf)
         sleepers.discard(signal)
 
-    def _new_tick(self, tick: int) -> set[Signal]:
-        """The signals that are set at the tick. Called with the lock held."""
-        if tick not in self._sleepers:
-            self._sleepers[tick] = set()
-            heapq.heappush(self._ticks, tick)
+    def _add_tick(self, tick: int) -> None:
+        """Have the poller look up at the tick. Called with the lock held."""
+        self._sleepers[tick] = set()
+        heapq.heappush(self._ticks, tick)
         if self._ticks[0] == tick:
             with suppress(BlockingIOError):  # it has been told often enough
                 os.write(self._ring, b"!")
-        return self._sleepers[tick]
 
     # On its own thread
 

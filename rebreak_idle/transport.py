@@ -28,6 +28,7 @@ MOST_HEARD = 1000
 
 _TAG = b"REBREAK"
 _TAGGED = re.compile(rb"(?P<tag>REBREAK\d+) (?P<type>[A-Z]+) (?P<data>.*)", re.ASCII)
+_HEARD = (Kind.EXISTS, Kind.EXPUNGE, Kind.UNREADABLE)
 _KEYWORD = re.compile(rb"\* (?:[0-9]+ )?[A-Za-z-]+")
 
 
@@ -245,41 +246,34 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
         if not self.stream.ready(seconds):
             return
         while raw := self.stream.line_at_hand():
-            if self._hear(raw).kind is Kind.TAGGED and self._is_for_idle(raw):
+            if self._hear(raw).kind is Kind.TAGGED:
                 self.hearing.idle_over = True
                 self.tagged_commands.pop(self._idle_tag, None)
 
     def _idle_line(self) -> bytes:
         """The next line, while IDLE begins or ends, that IMAPClient is to see."""
         while raw := self.stream.line():
-            line = self._hear(raw)
-            if line.kind is Kind.BYE:
+            kind = self._hear(raw).kind
+            if kind is Kind.BYE:
                 return b"* BYE\r\n"
-            if line.kind is Kind.TAGGED and self._is_for_idle(raw):
+            if kind is Kind.TAGGED:
                 return raw
-            if line.kind is Kind.CONTINUATION and self._reading is Reading.IDLE_BEGINS:
+            if kind is Kind.CONTINUATION and self._reading is Reading.IDLE_BEGINS:
                 return raw
         return b""
 
     def _hear(self, raw: bytes) -> Line:
-        """Take in a line of an IDLE; what it is."""
+        """Take in a line of an IDLE; what it is, TAGGED where it is IDLE's own answer."""
         line = read_line(self._note(raw).rstrip(b"\r\n"))
-        kept = True
-        if line.kind is Kind.EXISTS:
-            kept = self.hearing.add(line)
-        elif line.kind is Kind.EXPUNGE:
-            kept = self.hearing.add(Line(Kind.EXPUNGE, 1))
+        if line.kind is Kind.EXPUNGE:
+            line = Line(Kind.EXPUNGE, 1)
         elif line.kind is Kind.UNREADABLE or (
-            line.kind is Kind.TAGGED and not self._is_for_idle(raw)
+            line.kind is Kind.TAGGED and raw.split(b" ", 1)[0] != self._idle_tag
         ):
-            kept = self.hearing.add(Line(Kind.UNREADABLE, text=raw))
-        if not kept:
+            line = Line(Kind.UNREADABLE, text=raw)
+        if line.kind in _HEARD and not self.hearing.add(line):
             self.stream.refuse(f"the server said more than {MOST_HEARD} things at once")
         return line
-
-    def _is_for_idle(self, raw: bytes) -> bool:
-        """Whether this tagged answer is IDLE's: expected after DONE, else the end of IDLE."""
-        return raw.split(b" ", 1)[0] == self._idle_tag
 
     def _note(self, raw: bytes) -> bytes:
         """Keep what a log line may want to quote."""

@@ -49,8 +49,6 @@ class _Turns:
     def next(self) -> threading.Lock | None:
         """Give up a turn; who is to be released has it. Called with the lock held."""
         self._given += 1
-        if self._line and self._given % BEGIN_AFTER_TURNS:
-            return self._line.popleft()
         if sleep := self._first():
             return sleep
         if self._lent and self._free >= self._at_once:

@@ -461,7 +461,7 @@ class IdleWorker(threading.Thread):
                 self._watermark.announced(line.number)
             elif line.kind is Kind.EXPUNGE:
                 self._watermark.expunged(line.number)
-            else:
+            elif line.kind is Kind.UNREADABLE:
                 unreadable = True
         if has_exists:
             self._journal.info("exists-event received (new mail)")

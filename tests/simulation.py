@@ -129,14 +129,8 @@ class SimulatedGate(Gate):
         super().__init__(places)
         self.turns = turns
 
-    def queue(self) -> Ticket:
-        ticket = SimulatedTicket(self)
-        with self._lock:
-            self._line.append(ticket)
-            if self._free:
-                self._free -= 1
-                self._line.popleft().grant()
-        return ticket
+    def _new_ticket(self) -> Ticket:
+        return SimulatedTicket(self)
 
 
 class SimulatedTicket(Ticket):
@@ -145,18 +139,17 @@ class SimulatedTicket(Ticket):
         self._turns = gate.turns
         self._is_woken = False
 
-    def grant(self) -> None:
-        super().grant()
-        self._is_woken = True
-
     def wake(self) -> None:
         super().wake()
         self._is_woken = True
 
     def wait(self, seconds: float) -> bool:
-        if not self._is_woken:
-            self._turns.wait(self._turns.now + max(0.0, seconds), lambda: self._is_woken)
+        if not self._may_go_on():
+            self._turns.wait(self._turns.now + max(0.0, seconds), self._may_go_on)
         return self.granted
+
+    def _may_go_on(self) -> bool:
+        return self.granted or self._is_woken
 
 
 class SimulatedWorker(IdleWorker):

@@ -250,7 +250,7 @@ def test_idle_check_asks_poll_socket() -> None:
     """
     client = MemoryClient()
     client.idle()
-    client.idle_check(5)
+    assert client.idle_check(5) == []
     assert client.polled == [5], why("IMAPClient.idle_check", "_poll_socket")
 
 

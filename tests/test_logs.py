@@ -249,6 +249,18 @@ def test_utf8_whatever_the_locale(locale: dict[str, str]) -> None:
     assert done.stderr == b""
 
 
+def started(program: str) -> subprocess.Popen[bytes]:
+    """A Python program that logs; its pipes have no buffers here that `communicate` would miss."""
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
+
+
 LOG_AND_WAIT = """
 import sys
 from rebreak_idle.logs import Journal, set_up
@@ -260,12 +272,7 @@ sys.stdin.read()
 
 def test_each_line_is_written_at_once() -> None:
     """A line can be read from a pipe while the program goes on."""
-    with subprocess.Popen(
-        [sys.executable, "-c", LOG_AND_WAIT],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
+    with started(LOG_AND_WAIT) as process:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == b"[idle/x] here\n"
@@ -290,14 +297,7 @@ drain(20.0)
 
 def test_what_does_not_fit_is_left_out_and_counted() -> None:
     """While the reader stalls the program goes on; later the log says how many lines it lost."""
-    with subprocess.Popen(
-        [sys.executable, "-c", LOG_MORE_THAN_FITS],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-    ) as process:
+    with started(LOG_MORE_THAN_FITS) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         try:
@@ -331,19 +331,14 @@ drain(20.0)
 
 def test_a_line_that_cannot_be_shown_costs_no_other() -> None:
     """Its text stands there without what belongs into it; all others are whole."""
-    done = subprocess.run(
-        [sys.executable, "-c", LOG_WHAT_CANNOT_BE_SHOWN],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        timeout=PROGRAM_SECONDS,
-        check=True,
-    )
-    assert done.stdout.decode().splitlines() == [
+    with started(LOG_WHAT_CANNOT_BE_SHOWN) as process:
+        output, errors = process.communicate(timeout=PROGRAM_SECONDS)
+    assert output.decode().splitlines() == [
         "[idle/x] it is before",
         "[idle/db] a line of the log cannot be shown: it is %s",
         "[idle/x] it is after",
     ]
-    assert done.stderr == b""
+    assert (process.returncode, errors) == (0, b"")
 
 
 LOG_INTO_NOTHING = """
@@ -360,13 +355,7 @@ os._exit(0)
 
 def test_a_reader_that_went_away_does_no_harm() -> None:
     """When nobody reads the log any more the program goes on, without a word about it."""
-    with subprocess.Popen(
-        [sys.executable, "-c", LOG_INTO_NOTHING],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    with started(LOG_INTO_NOTHING) as process:
         assert process.stdout is not None
         process.stdout.close()
         process.stdout = None
