@@ -163,20 +163,24 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
         return ("OK", told) if told else super().capability()
 
     def login(self, user: str, password: str) -> Any:
-        """LOGIN with the user name quoted too, and what is not ASCII in UTF-8.
+        """LOGIN with both quoted alike on each Python, and what is not ASCII in UTF-8.
 
-        imaplib quotes the password alone. A password beyond ASCII goes as a literal (RFC 9051,
-        section 4.3); quoted strings hold no 8-bit characters before ENABLE.
+        A password beyond ASCII goes as a literal (RFC 9051, section 4.3); quoted strings hold no
+        8-bit characters before ENABLE.
         """
-        name = self._quote(user).encode()
+        arguments = [_quoted(user)]
         if password.isascii():
-            return super().login(name, password)
-        self.literal = password.encode()
-        typ, data = self._simple_command("LOGIN", name)
+            arguments.append(_quoted(password))
+        else:
+            self.literal = password.encode()
+        typ, data = self._simple_command("LOGIN", *arguments)
         if typ != "OK":
             raise self.error(data[-1])
         self.state = "AUTH"
         return typ, data
+
+    def _refresh_capabilities(self, consume: bool = False) -> None:
+        """Ask nothing after a login (Python 3.14 does): IMAPClient asks when it wants to know."""
 
     def examine(self, mailbox: str) -> tuple[list[int], list[int], list[int]]:
         """EXAMINE; all numbers of EXISTS, UIDNEXT and UIDVALIDITY that came with its answer."""
@@ -281,6 +285,11 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
         if b"BYE" in raw.upper() and (line := read_line(raw.rstrip(b"\r\n"))).kind is Kind.BYE:
             self.hearing.bye = line.text.decode("utf-8", "replace").strip() or "without a reason"
         return raw
+
+
+def _quoted(text: str) -> bytes:
+    """A quoted string (RFC 9051, section 4.3), in UTF-8."""
+    return b'"' + re.sub(rb'(["\\\\])', rb"\\\1", text.encode()) + b'"'
 
 
 class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no types

@@ -103,12 +103,33 @@ def test_a_farewell_at_login_is_the_providers_trouble(
             daemon.wait_line("connected")
 
 
-def test_the_fewest_round_trips(run: Run, database: Database, certificates: Certificates) -> None:
-    """LOGIN, ID with EXAMINE, IDLE: three waits where the server volunteers its capabilities."""
+LOGIN, PLAIN = b"LOGIN", b"AUTHENTICATE"
+
+
+@pytest.mark.parametrize(("password", "log_in"), [("secret", LOGIN), ("pässwörd", PLAIN)])
+@pytest.mark.parametrize("volunteered", [True, False])
+def test_the_fewest_round_trips(
+    run: Run,
+    database: Database,
+    certificates: Certificates,
+    password: str,
+    log_in: bytes,
+    volunteered: bool,
+) -> None:
+    """The login, ID with EXAMINE, IDLE: three waits where the server volunteers its capabilities.
+
+    Where it does so in its greeting only, they are asked for once after the login, not twice.
+    """
     with ScriptedImap(Mailbox(), tls_context=certificates.server_context()) as server:
-        database.add("user@example.org", imap_port=server.port, password_encrypted=stored("secret"))
+        server.users = {"user@example.org": password}
+        if not volunteered:
+            server.capability_code_in = ("greeting",)
+        database.add("user@example.org", imap_port=server.port, password_encrypted=stored(password))
+        server.password = password
         with run() as daemon:
             daemon.wait_line("connected")
             said = [command.line.split()[1] for command in server.connections[0].commands]
-            assert said == [b"LOGIN", b"ID", b"EXAMINE", b"IDLE"]
-            assert b'"rebreak_idle"' in server.connections[0].commands[1].line
+            asked = [] if volunteered else [b"CAPABILITY"]
+            assert said == [log_in, *asked, b"ID", b"EXAMINE", b"IDLE"]
+            (introduced,) = [c.line for c in server.connections[0].commands if b" ID " in c.line]
+            assert b'"rebreak_idle"' in introduced
