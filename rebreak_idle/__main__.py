@@ -24,25 +24,26 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from . import __version__, logs
-from .backend import Backend
+from . import __version__
+from . import log as logs
 from .check import Check
+from .cipher import PasswordCipher
 from .config import Config, environment, load
 from .crew import Crew
-from .debt import Debt
 from .errors import ConfigError
 from .gate import Gate
-from .hosts import Hosts, Limits
-from .imap import Connector, tls_context
-from .logs import database_journal as journal
+from .imap.session import Connector, tls_context
+from .limits import Hosts, Limits
+from .log import database_logger as logger
 from .mailbox import Mailbox
 from .poller import poller
+from .scan.client import Backend
+from .scan.pending import PendingScan
 from .store import ConnectionStore, password_of
 from .supervisor import Supervisor
 from .turns import prepare_kernel
-from .vault import Vault
 from .wake import Stop
-from .worker import IdleWorker, Surroundings, Timing
+from .worker import IdleWorker, Services, Timing
 
 EX_OK = 0
 EX_FAULT = 1
@@ -99,7 +100,7 @@ def _report(error: ConfigError, preflight: bool) -> int:
     if preflight:
         error.problems.append("check failed — the environment cannot be used")
     for problem in error.problems:
-        print(logs.escaped(f"[idle/db] {problem}"), file=sys.stderr)  # noqa: T201  # no log yet
+        print(logs.escape(f"[idle/db] {problem}"), file=sys.stderr)  # noqa: T201  # no log yet
     return EX_FAULT if preflight else EX_CONFIG
 
 
@@ -141,7 +142,7 @@ def _store(config: Config) -> ConnectionStore:
 def _check(config: Config) -> Check:
     return Check(
         _store(config).read,
-        Vault(config.encryption_key, config.encryption_layout).open,
+        PasswordCipher(config.encryption_key, config.encryption_layout).open,
         _connector(config).session,
         _backend(config).reach,
     )
@@ -161,17 +162,17 @@ def _run_daemon(config: Config) -> NoReturn:
     hanging = supervisor.run()
     backend.close()
     if hanging:
-        journal.warning("stopped without waiting for %s", logs.shortened(", ".join(hanging)))
+        logger.warning("stopped without waiting for %s", logs.truncate(", ".join(hanging)))
     else:
-        journal.info("stopped")
+        logger.info("stopped")
     logs.drain()
     os._exit(EX_OK)  # not sys.exit: threads that hang in a system call would be waited for
 
 
 def _worker_factory(config: Config, backend: Backend) -> functools.partial[IdleWorker]:
-    surroundings = Surroundings(
+    surroundings = Services(
         connect=_connector(config).session,
-        open_password=Vault(config.encryption_key, config.encryption_layout).open,
+        open_password=PasswordCipher(config.encryption_key, config.encryption_layout).open,
         backend=backend,
         crew=Crew(),
         scans=Gate(config.scan_concurrency),
@@ -200,10 +201,10 @@ def _worker_factory(config: Config, backend: Backend) -> functools.partial[IdleW
 
 
 def _make_worker(
-    surroundings: Surroundings,
+    surroundings: Services,
     mailbox: Mailbox,
     ended: Callable[[IdleWorker], None],
-    debt: Debt | None,
+    debt: PendingScan | None,
 ) -> IdleWorker:
     return IdleWorker(mailbox, surroundings, Stop(), ended, debt)
 

@@ -13,8 +13,8 @@ from .errors import (
     ScanFailed,
     SessionLost,
 )
-from .logs import Journal, printable
-from .logs import database_journal as journal
+from .log import Logger, sanitize
+from .log import database_logger as logger
 from .mailbox import Mailbox
 from .wake import Stop
 from .worker import SessionLike
@@ -39,14 +39,14 @@ class Check:
 
     def run(self) -> bool:
         """Log every finding and a summary; True when all is well."""
-        journal.info("environment: ok")
+        logger.info("environment: ok")
         rows = self._rows()
         with ThreadPoolExecutor(MAILBOXES_AT_ONCE) as pool:
             mailboxes = list(pool.map(self._mailbox_is_well, rows or []))
         backend = self._backend_is_well()
         bad = mailboxes.count(False)
         well = rows is not None and not bad and backend
-        journal.log(
+        logger.log(
             20 if well else 40,
             "check %s — database %s, %d of %d mailboxes ready, backend %s",
             "passed" if well else "failed",
@@ -61,30 +61,30 @@ class Check:
         try:
             rows = self._read_rows()
         except DatabaseError as error:
-            journal.error("database: %s", printable(str(error)))
+            logger.error("database: %s", sanitize(str(error)))
             return None
-        journal.info("database: ok, %d active connections", len(rows))
+        logger.info("database: ok, %d active connections", len(rows))
         return rows
 
     def _backend_is_well(self) -> bool:
         try:
             answer = self._reach_backend()
         except ScanFailed as error:
-            journal.error("backend: %s", printable(str(error)))
+            logger.error("backend: %s", sanitize(str(error)))
             return False
-        journal.info("backend: reached (it answers %s; no scan was sent)", printable(answer))
+        logger.info("backend: reached (it answers %s; no scan was sent)", sanitize(answer))
         return True
 
     def _mailbox_is_well(self, mailbox: Mailbox) -> bool:
-        report = Journal(mailbox.name)
+        report = Logger(mailbox.name)
         try:
             found = self._try_mailbox(mailbox)
         except SessionLost as error:  # its text says whose trouble it is
-            report.error("%s", printable(str(error)))
+            report.error("%s", sanitize(str(error)))
             return False
         except RebreakError as error:
             who = "the user" if isinstance(error, LoginRefused) else "the operator"
-            report.error("%s (%s must act)", printable(str(error)), who)
+            report.error("%s (%s must act)", sanitize(str(error)), who)
             return False
         except Exception:  # noqa: BLE001  # one mailbox's trouble hides no other's
             report.exception("unexpected error:")

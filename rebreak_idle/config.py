@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
+from .cipher import LAYOUTS, make_key
 from .errors import ConfigError
 from .store import DEFAULT_QUERY, Database, parse_database_url
-from .vault import LAYOUTS, make_key
 
 T = TypeVar("T")
 
@@ -72,11 +72,11 @@ def environment(directory: Path) -> dict[str, str]:
     try:
         text = path.read_text("utf-8") if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
-        problem = f".env cannot be read ({error.__class__.__name__}): mend it or remove it"
+        problem = f".env cannot be read ({error.__class__.__name__}): fix it or remove it"
         raise ConfigError([problem]) from None
     wrong = [str(found.original.line) for found in parse_stream(StringIO(text)) if found.error]
     if wrong:
-        raise ConfigError([f".env cannot be understood in line {', '.join(wrong)}: mend it"])
+        raise ConfigError([f".env cannot be understood in line {', '.join(wrong)}: fix it"])
     found = dotenv_values(stream=StringIO(text), interpolate=False)
     values = {name: value for name, value in found.items() if value is not None}
     for name in OPENSSL_VARIABLES:

@@ -12,7 +12,7 @@ class RebreakError(Exception):
 
 
 class ConfigError(RebreakError):
-    """The environment is wrong: somebody must mend it before the daemon can run.
+    """The environment is wrong: somebody must fix it before the daemon can run.
 
     ``problems`` holds one sentence for each variable that is missing or wrong.
     """

@@ -15,7 +15,7 @@ import threading
 import time
 from contextlib import suppress
 
-from .logs import database_journal as journal
+from .log import database_logger as logger
 from .turns import Signal, away, somebody_waits, turn
 
 # Waits end up to this much early, together with others: that is less work than each for itself.
@@ -173,7 +173,7 @@ class Poller:
             except Exception:  # noqa: BLE001  # all others wait for this thread
                 self._in_trouble = True
                 with suppress(Exception):
-                    journal.exception("unexpected error while waiting for servers:")
+                    logger.exception("unexpected error while waiting for servers:")
                 time.sleep(PAUSE_SECONDS)
 
     def _wake_all(self) -> None:

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from .backoff import seconds_text
-from .logs import Journal, printable
-from .logs import database_journal as journal
+from .log import Logger, sanitize
+from .log import database_logger as logger
 from .worker import IdleWorker, State, Status
 
 NO_PROGRESS_SECONDS = 60.0
@@ -21,13 +21,13 @@ def report(workers: Iterable[IdleWorker]) -> None:
     for worker in workers:
         status = worker.status()
         states[status.state] += 1
-        mailbox_journal = Journal(worker.mailbox.name)
+        mailbox_logger = Logger(worker.mailbox.name)
         if status.state is not State.IDLING or status.owes:
-            mailbox_journal.info("%s", _described(status))
+            mailbox_logger.info("%s", _described(status))
         if status.late_seconds > NO_PROGRESS_SECONDS:
-            _log_stack(worker, mailbox_journal, status.late_seconds)
+            _log_stack(worker, mailbox_logger, status.late_seconds)
     counts = ", ".join(f"{count} {state.value}" for state, count in sorted_by_name(states))
-    journal.info("states — %s", counts or "no mailboxes")
+    logger.info("states — %s", counts or "no mailboxes")
 
 
 def sorted_by_name(states: Counter[State]) -> list[tuple[State, int]]:
@@ -41,13 +41,13 @@ def _described(status: Status) -> str:
     if status.next_try_seconds is not None:
         parts.append(f"next try in {seconds_text(round(status.next_try_seconds))}")
     if status.trouble:
-        parts.append(f"last trouble: {printable(status.trouble)}")
+        parts.append(f"last trouble: {sanitize(status.trouble)}")
     return ", ".join(parts)
 
 
-def _log_stack(worker: IdleWorker, mailbox_journal: Journal, late_seconds: float) -> None:
-    mailbox_journal.warning("no progress for %s; its thread is at:", seconds_text(late_seconds))
+def _log_stack(worker: IdleWorker, mailbox_logger: Logger, late_seconds: float) -> None:
+    mailbox_logger.warning("no progress for %s; its thread is at:", seconds_text(late_seconds))
     frame = sys._current_frames().get(worker.ident or 0)
     for entry in traceback.format_stack(frame) if frame else []:
         for line in entry.splitlines():
-            mailbox_journal.warning("%s", line)
+            mailbox_logger.warning("%s", line)

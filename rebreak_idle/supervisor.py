@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .backoff import Backoff, seconds_text
-from .debt import Debt
 from .errors import DatabaseError
-from .logs import database_journal as journal
-from .logs import printable, shortened
+from .log import database_logger as logger
+from .log import sanitize, truncate
 from .mailbox import Mailbox, diff
 from .report import report
+from .scan.pending import PendingScan
 from .turns import relieve
 from .worker import IdleWorker
 
@@ -35,7 +35,7 @@ class MakeWorker(Protocol):
     """Makes the worker of a mailbox, not started; the debt is its predecessor's."""
 
     def __call__(
-        self, mailbox: Mailbox, ended: Callable[[IdleWorker], None], debt: Debt | None
+        self, mailbox: Mailbox, ended: Callable[[IdleWorker], None], debt: PendingScan | None
     ) -> IdleWorker: ...
 
 
@@ -73,7 +73,7 @@ class Supervisor:
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._workers: dict[str, IdleWorker] = {}
         self._wanted: dict[str, Mailbox] = {}
-        self._inherited: dict[str, Debt] = {}
+        self._inherited: dict[str, PendingScan] = {}
         self._read_at = time.monotonic()
         self._reading = self._read_again = self._stopping = False
         self._failures = 0
@@ -139,7 +139,7 @@ class Supervisor:
             text = str(error)
             self.post(lambda: self.not_read(text))
         except Exception as error:  # noqa: BLE001  # whatever it is, the sessions go on
-            journal.exception("unexpected error while reading the mail connections:")
+            logger.exception("unexpected error while reading the mail connections:")
             name = error.__class__.__name__
             self.post(lambda: self.not_read(f"unexpected error {name}"))
         else:
@@ -153,22 +153,22 @@ class Supervisor:
         self._reconcile()
         sessions = sum(id_ in self._wanted for id_ in self._workers)
         if len(rows) > self._most_sessions:
-            journal.error(
+            logger.error(
                 "%d active connections need more file descriptors than this process may have, "
                 "enough for %d: raise its limit (ulimit -Hn) and start it again",
                 len(rows),
                 self._most_sessions,
             )
-        journal.info("refreshed — %d active connections, %d sessions", len(rows), sessions)
+        logger.info("refreshed — %d active connections, %d sessions", len(rows), sessions)
 
     def not_read(self, text: str) -> None:
         """The rows could not be read: nothing is closed, and they are read again sooner."""
         self._failures += 1
         wait = self._retries.wait_seconds(self._failures)
         self._read_over(wait)
-        journal.error(
+        logger.error(
             "cannot read the mail connections: %s; %d sessions go on, next try in %s",
-            printable(text),
+            sanitize(text),
             len(self._workers),
             seconds_text(wait),
         )
@@ -193,7 +193,7 @@ class Supervisor:
             worker = self._make_worker(mailbox, self._ended, self._inherited.get(mailbox.id))
             worker.start()
         except (RuntimeError, OSError) as error:
-            journal.error(
+            logger.error(
                 "no session for %s (%s): next try at the next refresh", mailbox.name, error
             )
         else:
@@ -215,8 +215,8 @@ class Supervisor:
         if worker.stop.is_set():
             self._start(mailbox)
         else:
-            journal.error(
-                "the thread of %s died: started anew at the next refresh", shortened(mailbox.name)
+            logger.error(
+                "the thread of %s died: started anew at the next refresh", truncate(mailbox.name)
             )
 
     def _look_after_threads(self) -> None:
@@ -234,13 +234,13 @@ class Supervisor:
     def _free_overdue_workers(self) -> None:
         for worker in self._workers.values():
             if worker.is_overdue():
-                name, state = shortened(worker.mailbox.name), worker.state.value
-                journal.error("%s makes no progress (%s): its connection is cut", name, state)
+                name, state = truncate(worker.mailbox.name), worker.state.value
+                logger.error("%s makes no progress (%s): its connection is cut", name, state)
                 worker.cut()
 
     def _stop_workers(self) -> list[str]:
         workers = list(self._workers.values())
-        journal.info("stopping — logging out of %d sessions", len(workers))
+        logger.info("stopping — logging out of %d sessions", len(workers))
         started = time.monotonic()
         for worker in workers:
             worker.ask_to_stop()

@@ -13,7 +13,6 @@ from typing import NoReturn, Protocol
 
 from .backoff import Backoff, interval_text, seconds_text
 from .crew import Crew
-from .debt import CATCH_UP, EXISTS, POLL, Debt, Finding, Snapshot, Watermark
 from .errors import (
     HostUnreachable,
     Interrupted,
@@ -23,12 +22,14 @@ from .errors import (
     SessionLost,
 )
 from .gate import Gate, Ticket
-from .hosts import Hosts
-from .logs import Journal, Repeats, printable
+from .imap.renewal import Renewal
+from .imap.responses import Kind, Line
+from .imap.uids import Finding, Snapshot, UidTracker
+from .limits import Hosts
+from .log import Logger, RepeatFilter, sanitize
 from .mailbox import Mailbox
-from .renewal import Renewal
-from .responses import Kind, Line
-from .scanner import BackendLike, Scanner
+from .scan.pending import CATCH_UP, EXISTS, POLL, PendingScan
+from .scan.scanner import BackendLike, Scanner
 from .turns import last_turn
 from .wake import Stop
 
@@ -102,7 +103,7 @@ class SessionLike(Protocol):
     def start_idle(self) -> bool: ...
     def wait(self, seconds: float) -> list[Line]: ...
     def end_idle(self) -> list[Line]: ...
-    def take_heard(self) -> list[Line]: ...
+    def take_events(self) -> list[Line]: ...
     def close(self) -> None: ...
     def cut(self) -> None: ...
 
@@ -122,7 +123,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Services:
     """What all workers share."""
 
     connect: Callable[[Mailbox, Stop], SessionLike]
@@ -146,7 +147,7 @@ class IdleWorker(threading.Thread):
     # Slots, because a dict of so many names costs a kilobyte more.
     __slots__ = (
         "_attempt", "_before_scan", "_cut_at", "_cut_short", "_ended", "_host", "_host_ticket",
-        "_journal", "_login_retries", "_next_step_by", "_next_try_at", "_opened_at", "_pollings",
+        "_logger", "_login_retries", "_next_step_by", "_next_try_at", "_opened_at", "_pollings",
         "_reconnects", "_refusals", "_renewal", "_scanner", "_session", "_shared", "_state_since",
         "_troubles", "_watermark", "mailbox", "state", "stop",
     )  # fmt: skip
@@ -154,10 +155,10 @@ class IdleWorker(threading.Thread):
     def __init__(
         self,
         mailbox: Mailbox,
-        shared: Surroundings,
+        shared: Services,
         stop: Stop,
         ended: Callable[[IdleWorker], None],
-        debt: Debt | None = None,
+        debt: PendingScan | None = None,
     ) -> None:
         super().__init__(name=f"idle-{mailbox.id}", daemon=True)
         self.mailbox = mailbox
@@ -165,17 +166,17 @@ class IdleWorker(threading.Thread):
         self.state = self._before_scan = State.CONNECTING
         self._shared = shared
         self._ended = ended
-        self._journal = Journal(mailbox.name)
-        self._watermark = Watermark()
+        self._logger = Logger(mailbox.name)
+        self._watermark = UidTracker()
         self._session: SessionLike | None = None
         self._host = shared.hosts.at(mailbox.host, mailbox.port, mailbox.starttls)
         self._host_ticket: Ticket | None = None
         self._scanner = Scanner(
             mailbox,
-            debt or Debt(),
+            debt or PendingScan(),
             shared.backend,
             shared.scans,
-            self._journal,
+            self._logger,
             shared.clock,
             stop,
             self._scanning,
@@ -184,8 +185,8 @@ class IdleWorker(threading.Thread):
         self._refusals = 0
         self._opened_at = math.inf
         self._cut_short = 0
-        self._troubles = Repeats(shared.clock)
-        self._pollings = Repeats(shared.clock)
+        self._troubles = RepeatFilter(shared.clock)
+        self._pollings = RepeatFilter(shared.clock)
         self._next_step_by = math.inf
         self._cut_at = -math.inf
         self._next_try_at = -math.inf
@@ -203,7 +204,7 @@ class IdleWorker(threading.Thread):
         )
 
     @property
-    def debt(self) -> Debt:
+    def debt(self) -> PendingScan:
         """What the mailbox owes; for the successor, once this thread has ended."""
         return self._scanner.debt
 
@@ -260,8 +261,8 @@ class IdleWorker(threading.Thread):
             self._recover(self._run_session())
         except Interrupted:
             raise
-        except Exception:  # noqa: BLE001  # the guard: a thread never dies silently
-            self._journal.exception("unexpected error outside of a session:")
+        except Exception:  # the guard: a thread never dies silently
+            self._logger.exception("unexpected error outside of a session:")
             self.stop.wait(self._shared.timing.reconnect_max_seconds)
 
     def _run_session(self) -> _End:
@@ -281,8 +282,8 @@ class IdleWorker(threading.Thread):
             return _End(str(error), _Remedy.RECONNECT)
         except Interrupted:
             raise
-        except Exception:  # noqa: BLE001  # one mailbox's trouble touches no other
-            self._journal.exception("unexpected error:")
+        except Exception:  # one mailbox's trouble touches no other
+            self._logger.exception("unexpected error:")
             return _End("the session is given up", _Remedy.RECONNECT)
         finally:
             self._close()
@@ -352,7 +353,7 @@ class IdleWorker(threading.Thread):
         """Leave the session; what it had still heard counts."""
         session, self._session = self._session, None
         if session is not None:
-            self._hear(session.take_heard())
+            self._hear(session.take_events())
             if self.stop.is_set():
                 session.close()  # all at once where the daemon stops
             else:
@@ -362,7 +363,7 @@ class IdleWorker(threading.Thread):
         """Watch INBOX for as long as the session lasts."""
         do = self._shared.crew.do
         _, idling = do(lambda: self._examine_and_idle(session))
-        self._journal.info("connected (%s:%d)", self.mailbox.host, self.mailbox.port)
+        self._logger.info("connected (%s:%d)", self.mailbox.host, self.mailbox.port)
         self._opened_at = self._shared.clock()
         while True:
             if idling:
@@ -375,8 +376,8 @@ class IdleWorker(threading.Thread):
         """Ask for new mail at intervals, until it is time to try IDLE again."""
         timing = self._shared.timing
         self._change_state(State.POLLING)
-        if self._pollings.is_news("no IDLE"):
-            self._journal.info(
+        if self._pollings.should_log("no IDLE"):
+            self._logger.info(
                 "the server has no IDLE: asking every %s",
                 interval_text(timing.poll_interval_seconds),
             )
@@ -396,7 +397,7 @@ class IdleWorker(threading.Thread):
         began_at = self._shared.clock()
         self._listen(session, began_at + interval)
         if renewed := session.idling:
-            self._journal.info("idle renewing (%s threshold)", interval_text(interval))
+            self._logger.info("idle renewing (%s threshold)", interval_text(interval))
             self._cut_short = 0
         else:
             self._after_cut_short(self._shared.clock() - began_at)
@@ -408,7 +409,7 @@ class IdleWorker(threading.Thread):
         finding, idling = do(lambda: self._examine_and_idle(session))
         if finding is Finding.UNANNOUNCED and renewed:
             self._renewal.unannounced()
-            self._journal.warning(
+            self._logger.warning(
                 "the server did not announce mail that came: idle is now renewed every %s",
                 interval_text(self._renewal.interval_seconds),
             )
@@ -433,7 +434,7 @@ class IdleWorker(threading.Thread):
         self._cut_short = self._cut_short + 1 if lasted_seconds < SHORT_IDLE_SECONDS else 0
         if self._cut_short >= SHORT_IDLES:
             interval = self._shared.timing.poll_interval_seconds
-            self._journal.warning(
+            self._logger.warning(
                 "the server ends IDLE at once, again and again: next IDLE in %s",
                 interval_text(interval),
             )
@@ -464,17 +465,17 @@ class IdleWorker(threading.Thread):
             elif line.kind is Kind.UNREADABLE:
                 unreadable = True
         if has_exists:
-            self._journal.info("exists-event received (new mail)")
+            self._logger.info("exists-event received (new mail)")
             self._scanner.owe(EXISTS)
             if self._renewal.announced():
-                self._journal.info(
+                self._logger.info(
                     "the server announces mail again: idle is renewed every %s as usual",
                     interval_text(self._renewal.interval_seconds),
                 )
         elif unreadable:
-            self._journal.warning(
+            self._logger.warning(
                 "the server said what cannot be understood, a scan is made in case it was mail: %s",
-                printable(ascii(next(line.text for line in lines if line.text))),
+                sanitize(ascii(next(line.text for line in lines if line.text))),
             )
             self._scanner.owe(CATCH_UP)
 
@@ -510,9 +511,9 @@ class IdleWorker(threading.Thread):
         if self._shared.clock() - self._opened_at >= WORKED_SECONDS:
             self._attempt = 1
         wait = self._reconnects.wait_seconds(self._attempt)
-        if self._troubles.is_news(end.text):
-            self._journal.warning("%s", printable(end.text))
-        self._journal.info("reconnecting in %s (attempt %d)", seconds_text(wait), self._attempt + 1)
+        if self._troubles.should_log(end.text):
+            self._logger.warning("%s", sanitize(end.text))
+        self._logger.info("reconnecting in %s (attempt %d)", seconds_text(wait), self._attempt + 1)
         self._change_state(State.BACKING_OFF)
         self._next_try_at = self._shared.clock() + wait
         self.pay_for(wait)
@@ -525,9 +526,9 @@ class IdleWorker(threading.Thread):
             wait = self._login_retries.wait_seconds(self._refusals)
             who = "the user"
             next_try += f", or in {interval_text(wait)}"
-        if self._troubles.is_news(end.text):
-            self._journal.error(
-                "%s (%s must act) — parked: next try when %s", printable(end.text), who, next_try
+        if self._troubles.should_log(end.text):
+            self._logger.error(
+                "%s (%s must act) — parked: next try when %s", sanitize(end.text), who, next_try
             )
         self._change_state(State.PARKED)
         self._next_try_at = self._shared.clock() + wait
@@ -539,5 +540,5 @@ class IdleWorker(threading.Thread):
 
     def _change_state(self, state: State) -> None:
         if state is not self.state:
-            self._journal.debug("%s → %s", self.state, state)
+            self._logger.debug("%s → %s", self.state, state)
             self.state, self._state_since = state, self._shared.clock()

@@ -57,11 +57,11 @@ from typing import NamedTuple
 from imapclient import DELETED, IMAPClient
 from imapclient.exceptions import IMAPClientError, LoginError
 
+from rebreak_idle.cipher import PasswordCipher
 from rebreak_idle.config import Config, environment, load
 from rebreak_idle.errors import ConfigError, DatabaseError, PasswordUnreadable
 from rebreak_idle.mailbox import Mailbox
 from rebreak_idle.store import ConnectionStore
-from rebreak_idle.vault import Vault
 
 SCAN_PATH = "/api/mail/scan-internal"
 DEFAULT_PORT = 3016
@@ -254,7 +254,7 @@ class Scanner:
 
     def __init__(self, config: Config, judge: Judge) -> None:
         self._store = ConnectionStore(config.database, config.query)
-        self._vault = Vault(config.encryption_key, config.encryption_layout)
+        self._vault = PasswordCipher(config.encryption_key, config.encryption_layout)
         self._timeout_seconds = config.imap_timeout_seconds
         self._judge = judge
         self._context = ssl.create_default_context()

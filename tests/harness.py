@@ -17,16 +17,16 @@ from rig import ADMIN_SECRET
 from scripted_imap import Mailbox, ScriptedImap
 from waiting import wait_for
 
-from rebreak_idle import logs
-from rebreak_idle.backend import Backend
+from rebreak_idle import log as logs
 from rebreak_idle.crew import Crew
 from rebreak_idle.gate import Gate
-from rebreak_idle.hosts import Hosts, Limits
-from rebreak_idle.imap import Connector
+from rebreak_idle.imap.responses import Line
+from rebreak_idle.imap.session import Connector
+from rebreak_idle.limits import Hosts, Limits
 from rebreak_idle.mailbox import Mailbox as Row
-from rebreak_idle.responses import Line
+from rebreak_idle.scan.client import Backend
 from rebreak_idle.wake import Stop
-from rebreak_idle.worker import IdleWorker, SessionLike, Surroundings, Timing
+from rebreak_idle.worker import IdleWorker, Services, SessionLike, Timing
 
 # Whatever is found within so long was not found by a time-out, a poll or a renewal: those are a
 # minute and more away unless a test asks for shorter ones.
@@ -174,13 +174,13 @@ class Watched:
         self._scans = scans or Gate(SCAN_PLACES)
         self.worker = IdleWorker(self.row, self._surroundings(), self._stop, lambda _worker: None)
 
-    def _surroundings(self) -> Surroundings:
+    def _surroundings(self) -> Services:
         connector = Connector(self._context, self.timing.imap_timeout_seconds, allow_private=True)
 
         def connect(row: Row, stop: Stop) -> SessionLike:
             return _CountedSession(connector.session(row, stop), self._count_wait)
 
-        return Surroundings(
+        return Services(
             connect=connect,
             open_password=str,
             backend=self._client,

@@ -1,7 +1,7 @@
 """The whole of supervisor, workers, scanners and gate in simulated time.
 
-What is real: `Supervisor`, `IdleWorker`, `Scanner`, `Gate`, `Debt`, `Watermark`, `Renewal`, their
-threads. What is simulated: the clock, and with it each wait; IMAP sessions, which keep to the
+What is real: `Supervisor`, `IdleWorker`, `Scanner`, `Gate`, `PendingScan`, `UidTracker`, `Renewal`,
+their threads. What is simulated: the clock, and with it each wait; IMAP sessions, which keep to the
 contract of `rebreak_idle.imap.Session`; and the backend. One thread runs at a time: a worker that
 waits hands the turn back, so that a run is the same each time, and hours take milliseconds.
 """
@@ -12,9 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rebreak_idle.backend import ScanResult
 from rebreak_idle.crew import Crew, T
-from rebreak_idle.debt import Debt, Snapshot
 from rebreak_idle.errors import (
     HostUnreachable,
     Interrupted,
@@ -23,13 +21,16 @@ from rebreak_idle.errors import (
     SessionLost,
 )
 from rebreak_idle.gate import Gate, Ticket
-from rebreak_idle.hosts import Hosts, Limits
+from rebreak_idle.imap.responses import Kind, Line
+from rebreak_idle.imap.uids import Snapshot
+from rebreak_idle.limits import Hosts, Limits
 from rebreak_idle.mailbox import Mailbox
-from rebreak_idle.responses import Kind, Line
+from rebreak_idle.scan.client import ScanResult
+from rebreak_idle.scan.pending import PendingScan
 from rebreak_idle.supervisor import Supervisor
 from rebreak_idle.turns import away
 from rebreak_idle.wake import Stop
-from rebreak_idle.worker import IdleWorker, Surroundings, Timing
+from rebreak_idle.worker import IdleWorker, Services, Timing
 
 # A turn that does not come back in this time is a deadlock of the simulation.
 TURN_SECONDS = 20.0
@@ -247,16 +248,16 @@ class SimulatedSession:
             self._receive()
         if not self.heard and self._is_gone():
             raise SessionLost("gone")
-        return self.take_heard()
+        return self.take_events()
 
     def end_idle(self) -> list[Line]:
         if self.idling:
             self.idling = False
             self._command()
             self._receive()
-        return self.take_heard()
+        return self.take_events()
 
-    def take_heard(self) -> list[Line]:
+    def take_events(self) -> list[Line]:
         heard, self.heard = self.heard, []
         return heard
 
@@ -328,7 +329,7 @@ class World:
         self.scan_seconds = 0.0
         self.places = places
         self.workers: list[IdleWorker] = []
-        self._shared = Surroundings(
+        self._shared = Services(
             connect=lambda mailbox, stop: SimulatedSession(
                 self.servers[mailbox.id], self.turns, stop
             ),
@@ -349,7 +350,7 @@ class World:
         return Mailbox(id_, "u", f"{id_}@example.org", "host", 993, id_, password)
 
     def _make_worker(
-        self, mailbox: Mailbox, ended: Callable[[IdleWorker], None], debt: Debt | None
+        self, mailbox: Mailbox, ended: Callable[[IdleWorker], None], debt: PendingScan | None
     ) -> IdleWorker:
         stop = SimulatedStop(self.turns)
         worker = SimulatedWorker(mailbox, self._shared, stop, ended, debt)

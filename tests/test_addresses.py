@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebreak_idle.addresses import AddressRefused, is_public, resolve
 from rebreak_idle.errors import SessionLost
+from rebreak_idle.imap.addresses import AddressRefused, is_public, resolve
 
 PUBLIC = [
     "8.8.8.8",

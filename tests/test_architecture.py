@@ -17,7 +17,7 @@ import pytest
 from imapclient.tls import IMAP4_TLS
 
 import rebreak_idle
-from rebreak_idle.transport import Client, Transport
+from rebreak_idle.imap.transport import Client, Transport
 
 PACKAGE = Path(rebreak_idle.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 from servers import RUNS_AS_ROOT, server_folder
 
+from rebreak_idle.cipher import LAYOUTS
 from rebreak_idle.config import Config, environment, load
 from rebreak_idle.errors import ConfigError
 from rebreak_idle.store import DEFAULT_QUERY
-from rebreak_idle.vault import LAYOUTS
 
 PASSWORD = "hunter2-of-the-database"
 SECRET = "a-secret-of-the-scan-endpoint"

@@ -17,8 +17,8 @@ from rig import ADMIN_SECRET
 from scripted_imap import CutAfter, Mailbox, ScriptedImap
 from servers import Certificates
 
-from rebreak_idle.backend import Backend
-from rebreak_idle.imap import tls_context
+from rebreak_idle.imap.session import tls_context
+from rebreak_idle.scan.client import Backend
 
 # How many cuts are made at once: the processor's share is small, the rest is waiting.
 AT_ONCE = {"fin": 16, "rst": 16, "silence": 96}

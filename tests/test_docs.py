@@ -98,7 +98,7 @@ def _logged(tree: ast.AST) -> Iterator[str]:
         match node:
             case ast.Call(
                 func=ast.Attribute(
-                    value=ast.Name(id="journal") | ast.Attribute(attr="_journal"),
+                    value=ast.Name(id="logger") | ast.Attribute(attr="_logger"),
                     attr="info" | "warning" | "error" | "exception",
                 ),
                 args=[ast.Constant(value=str(text)), *_],

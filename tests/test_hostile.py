@@ -306,7 +306,7 @@ def test_where_connections_may_lead(
                 refusals = [each for each in daemon.lines if each.startswith(name)]
                 (line,) = [each for each in refusals if "reconnecting" not in each]
                 assert f"the host {host!a} leads to" in line
-                assert "not a public address: mend the row, or set IMAP_ALLOW_PRIVATE_HOST" in line
+                assert "not a public address: fix the row, or set IMAP_ALLOW_PRIVATE_HOST" in line
         assert inside.connects == 0
 
 
@@ -767,7 +767,7 @@ def test_passwords_that_would_break_out_are_refused(
     with run(MAIL_CONNECTIONS_QUERY=ALL_COLUMNS) as daemon:
         for name in ("password0", "password1", "password2", "name0", "name1"):
             line = daemon.wait_line(re.compile(rf"\[idle/{name}@x\] .*parked"))
-            assert "contains a line break or NUL: mend the row" in line
+            assert "contains a line break or NUL: fix the row" in line
         assert "canary" not in daemon.text
     assert evil.connects == 0
 

@@ -12,12 +12,12 @@ from rig import stored
 from scripted_imap import Connection, Mailbox, ScriptedImap
 from servers import Certificates, Database
 
-from rebreak_idle.hosts import Hosts, Limits, Rate
+from rebreak_idle.limits import Hosts, Limits, TokenBucket
 
 
 def test_a_burst_of_twice_the_rate_is_let_through() -> None:
     """Forty logins at twenty a second go at once; the next ones come one by one."""
-    rate = Rate(20, lambda: 100.0)
+    rate = TokenBucket(20, lambda: 100.0)
     assert [rate.take() for _ in range(40)] == [0.0] * 40
     assert [round(rate.take(), 6) for _ in range(3)] == [0.05, 0.1, 0.15]
 
@@ -30,7 +30,7 @@ def test_a_burst_of_twice_the_rate_is_let_through() -> None:
 def test_the_lasting_rate_is_never_exceeded(per_second: float, pauses: list[float]) -> None:
     """In any stretch of time there are no more turns than the rate allows, and twice it at once."""
     now = 0.0
-    rate = Rate(per_second, lambda: now)
+    rate = TokenBucket(per_second, lambda: now)
     turns = []
     for pause in pauses:
         now += pause

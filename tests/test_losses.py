@@ -32,8 +32,8 @@ from servers import Certificates, MissingProgramError, find_program, free_port, 
 from waiting import wait_for
 
 from rebreak_idle.gate import Gate
-from rebreak_idle.imap import tls_context
-from rebreak_idle.renewal import Renewal
+from rebreak_idle.imap.renewal import Renewal
+from rebreak_idle.imap.session import tls_context
 from rebreak_idle.worker import SHORT_IDLES
 
 EXISTS = b"* 5 EXISTS\r\n"

@@ -11,7 +11,7 @@ from hypothesis.stateful import (
 )
 from simulation import World
 
-from rebreak_idle.responses import Kind, Line
+from rebreak_idle.imap.responses import Kind, Line
 
 MAILBOXES = 3
 mailboxes = st.integers(0, MAILBOXES - 1).map(str)

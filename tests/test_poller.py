@@ -233,7 +233,7 @@ def test_trouble_while_trouble_is_told(pair: Pair, monkeypatch: pytest.MonkeyPat
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("rebreak_idle.poller.journal", SimpleNamespace(exception=fail))
+    monkeypatch.setattr("rebreak_idle.poller.logger", SimpleNamespace(exception=fail))
     watch = poller.watch(pair[0].fileno(), Failing())
     pair[1].send(b"x")
     assert wait_long(watch)

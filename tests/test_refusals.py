@@ -7,7 +7,7 @@ from rig import stored
 from scripted_imap import Mailbox, ScriptedImap
 from servers import Certificates, Database
 
-from rebreak_idle.refusals import CODES, TEXTS, Move, whose_move
+from rebreak_idle.imap.refusals import CODES, TEXTS, Blame, classify_refusal
 
 USER = [
     "[AUTHENTICATIONFAILED] Invalid credentials (Failure)",
@@ -34,13 +34,13 @@ PROVIDER = [
 @pytest.mark.parametrize("text", USER)
 def test_the_users_move(text: str) -> None:
     """Wrong credentials, said in a code or in no way at all, need a person."""
-    assert whose_move(text) is Move.USER
+    assert classify_refusal(text) is Blame.USER
 
 
 @pytest.mark.parametrize("text", PROVIDER)
 def test_the_providers_move(text: str) -> None:
     """What passes by itself is tried again."""
-    assert whose_move(text) is Move.PROVIDER
+    assert classify_refusal(text) is Blame.PROVIDER
 
 
 def test_every_entry_names_its_source() -> None:

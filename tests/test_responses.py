@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rebreak_idle.responses import Kind, Line, read_line
+from rebreak_idle.imap.responses import Kind, Line, read_line
 
 
 @pytest.mark.parametrize(

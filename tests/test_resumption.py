@@ -14,7 +14,7 @@ from scripted_imap import Mailbox, ScriptedImap
 from servers import Certificates
 
 from rebreak_idle.errors import HostUnreachable, LoginRefused
-from rebreak_idle.imap import Connector
+from rebreak_idle.imap.session import Connector
 from rebreak_idle.mailbox import Mailbox as Row
 from rebreak_idle.poller import poller
 from rebreak_idle.wake import Stop

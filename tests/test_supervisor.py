@@ -11,18 +11,19 @@ import pytest
 from harness import QUICK
 from waiting import wait_for
 
-from rebreak_idle import logs
-from rebreak_idle.backend import ScanResult
+from rebreak_idle import log as logs
 from rebreak_idle.crew import Crew
-from rebreak_idle.debt import Debt, Snapshot
 from rebreak_idle.errors import SessionLost
 from rebreak_idle.gate import Gate
-from rebreak_idle.hosts import Hosts, Limits
+from rebreak_idle.imap.responses import Line
+from rebreak_idle.imap.uids import Snapshot
+from rebreak_idle.limits import Hosts, Limits
 from rebreak_idle.mailbox import Mailbox
-from rebreak_idle.responses import Line
+from rebreak_idle.scan.client import ScanResult
+from rebreak_idle.scan.pending import PendingScan
 from rebreak_idle.supervisor import Supervisor
 from rebreak_idle.wake import Stop
-from rebreak_idle.worker import IdleWorker, Surroundings
+from rebreak_idle.worker import IdleWorker, Services
 
 
 class Session:
@@ -54,7 +55,7 @@ class Session:
     def end_idle(self) -> list[Line]:
         return []
 
-    def take_heard(self) -> list[Line]:
+    def take_events(self) -> list[Line]:
         return []
 
     def close(self) -> None: ...
@@ -115,7 +116,7 @@ def supervised(
     }
     rows = [Mailbox(id_, "u", f"{id_}@example.org", "h", 993, id_, "p") for id_ in sessions]
     scans, lines = Scans(), Lines()
-    shared = Surroundings(
+    shared = Services(
         connect=lambda mailbox, stop: next(made[mailbox.id])(mailbox, stop),
         open_password=str,
         backend=scans,
@@ -127,7 +128,7 @@ def supervised(
     )
 
     def make_worker(
-        mailbox: Mailbox, ended: Callable[[IdleWorker], None], debt: Debt | None
+        mailbox: Mailbox, ended: Callable[[IdleWorker], None], debt: PendingScan | None
     ) -> IdleWorker:
         return IdleWorker(mailbox, shared, Stop(), ended, debt)
 

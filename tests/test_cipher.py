@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.padding import PKCS7
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rebreak_idle.cipher import LAYOUTS, PasswordCipher, make_key
 from rebreak_idle.errors import PasswordUnreadable
-from rebreak_idle.vault import LAYOUTS, Vault, make_key
 
 HERE = Path(__file__).parent
 SCRIPT = HERE.parent / "scripts" / "make_password_vectors.js"
@@ -127,7 +127,7 @@ def sealings(draw: st.DrawFn) -> tuple[str, str, str]:
 def refusal(stored: str, layout: str = "iv:tag:ciphertext", key: bytes = KEY) -> str:
     """The sentence with which ``stored`` is refused, once it is sure that it tells no secret."""
     with pytest.raises(PasswordUnreadable) as caught:
-        Vault(key, layout).open(stored)
+        PasswordCipher(key, layout).open(stored)
     assert_tells_nothing(caught.value)
     return str(caught.value)
 
@@ -155,7 +155,7 @@ def test_a_key_is_made_as_node_makes_it(name: str) -> None:
 def test_what_node_sealed_opens(case: dict[str, str]) -> None:
     """A password that Node's crypto sealed opens to the same text."""
     key = bytes.fromhex(VECTORS["keys"][case["key"]]["bytes"])
-    opened = Vault(key, case["layout"]).open(case["stored"])
+    opened = PasswordCipher(key, case["layout"]).open(case["stored"])
     assert opened == VECTORS["passwords"][case["password"]]
 
 
@@ -184,20 +184,20 @@ def test_the_vectors_are_what_the_script_writes(tmp_path: Path) -> None:
 def test_any_password_opens_however_it_was_stored(sealing: tuple[str, str, str]) -> None:
     """Every text comes back, whatever the layout, the IV, the joiner and the writing of a part."""
     password, layout, stored = sealing
-    assert Vault(KEY, layout).open(stored) == password
+    assert PasswordCipher(KEY, layout).open(stored) == password
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("write", WRITINGS)
 def test_an_empty_password_opens(layout: str, write: Write) -> None:
     """An encrypted empty password is the empty text."""
-    assert Vault(KEY, layout).open(seal(b"", layout, write)) == ""
+    assert PasswordCipher(KEY, layout).open(seal(b"", layout, write)) == ""
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_white_space_around_the_value_does_not_matter(layout: str) -> None:
     """A stored value with a line end or blanks around it opens as without them."""
-    assert Vault(KEY, layout).open(f" {seal(SECRET.encode(), layout)}\r\n") == SECRET
+    assert PasswordCipher(KEY, layout).open(f" {seal(SECRET.encode(), layout)}\r\n") == SECRET
 
 
 def test_a_ciphertext_in_base64_that_looks_like_hex_opens() -> None:
@@ -212,14 +212,14 @@ def test_a_ciphertext_in_base64_that_looks_like_hex_opens() -> None:
     parts = sealed_parts(plain, "iv:tag:ciphertext", iv)
     stored = join(parts, "iv:tag:ciphertext", [bytes.hex, bytes.hex, base64_text])
     assert stored.endswith(f":{target}")
-    assert Vault(KEY, "iv:tag:ciphertext").open(stored) == plain.decode()
+    assert PasswordCipher(KEY, "iv:tag:ciphertext").open(stored) == plain.decode()
 
 
 def test_a_cbc_ciphertext_in_hex_that_could_be_base64_opens() -> None:
     """64 hex digits, two blocks as hex and three as base64, are read as hex."""
     stored = seal(SECRET.encode(), "iv:ciphertext")
     assert len(stored.split(":")[1]) == 64
-    assert Vault(KEY, "iv:ciphertext").open(stored) == SECRET
+    assert PasswordCipher(KEY, "iv:ciphertext").open(stored) == SECRET
 
 
 # Broken values
@@ -256,7 +256,7 @@ WELL_FORMED = st.tuples(
 def test_any_stored_text_opens_or_is_refused(stored: str, layout: str) -> None:
     """Whatever is stored, the outcome is a text or a PasswordUnreadable that tells nothing."""
     try:
-        assert isinstance(Vault(KEY, layout).open(stored), str)
+        assert isinstance(PasswordCipher(KEY, layout).open(stored), str)
     except PasswordUnreadable as error:
         assert_tells_nothing(error)
 
@@ -354,7 +354,7 @@ def test_a_logged_traceback_tells_no_secret(layout: str, plain: bytes) -> None:
     key = OTHER_KEY if plain.isascii() else KEY
     stored = seal(plain, layout)
     with pytest.raises(PasswordUnreadable) as caught:
-        Vault(key, layout).open(stored)
+        PasswordCipher(key, layout).open(stored)
     shown = "".join(traceback.format_exception(caught.value))
     for secret in (SECRET, key.hex(), repr(key), *stored.split(":")):
         assert secret not in shown
@@ -365,21 +365,21 @@ def test_a_logged_traceback_tells_no_secret(layout: str, plain: bytes) -> None:
 
 def test_the_repr_hides_the_key() -> None:
     """A vault shows its layout and nothing else."""
-    assert repr(Vault(KEY, "iv:ciphertext")) == "Vault(layout='iv:ciphertext')"
+    assert repr(PasswordCipher(KEY, "iv:ciphertext")) == "PasswordCipher(layout='iv:ciphertext')"
 
 
 @pytest.mark.parametrize("layout", ["", "iv", "tag:iv:ciphertext", "IV:TAG:CIPHERTEXT"])
 def test_an_unknown_layout_is_refused(layout: str) -> None:
     """There is no vault for another layout, and the error lists those there are."""
     with pytest.raises(ValueError, match=re.escape(", ".join(LAYOUTS))):
-        Vault(KEY, layout)
+        PasswordCipher(KEY, layout)
 
 
 @pytest.mark.parametrize("length", [0, 16, 31, 33])
 def test_a_key_of_another_length_is_refused(length: int) -> None:
     """There is no vault for a key that is not AES-256's."""
     with pytest.raises(ValueError, match=f"the key has {length} bytes: AES-256 takes 32"):
-        Vault(bytes(length), "iv:ciphertext")
+        PasswordCipher(bytes(length), "iv:ciphertext")
 
 
 def assert_hides(error: ValueError, text: str) -> None:

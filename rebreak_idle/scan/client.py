@@ -19,10 +19,10 @@ from urllib.parse import SplitResult, urlsplit
 
 import requests
 
-from .errors import ScanFailed
-from .mailbox import Mailbox
-from .poller import READABLE, WRITABLE, Watch, poller
-from .turns import Signal, away
+from ..errors import ScanFailed
+from ..mailbox import Mailbox
+from ..poller import READABLE, WRITABLE, Watch, poller
+from ..turns import Signal, away
 
 PATH = "/api/mail/scan-internal"
 MAX_ANSWER_BYTES = 64 * 1024

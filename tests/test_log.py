@@ -14,15 +14,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rebreak_idle.logs import (
+from rebreak_idle.log import (
     SHOWN_CHARACTERS,
-    Journal,
-    Repeats,
+    Logger,
+    RepeatFilter,
     Writer,
-    database_journal,
-    escaped,
+    database_logger,
+    escape,
     log,
-    printable,
+    sanitize,
     set_up,
 )
 
@@ -56,13 +56,13 @@ def output() -> io.StringIO:
 
 def test_a_mailbox_line(output: io.StringIO) -> None:
     """A mailbox's line carries its name as the prefix and nothing else before the text."""
-    Journal("anna@example.org").info("connected (%s:%d)", "imap.example.org", 993)
+    Logger("anna@example.org").info("connected (%s:%d)", "imap.example.org", 993)
     assert output.getvalue() == "[idle/anna@example.org] connected (imap.example.org:993)\n"
 
 
 def test_a_database_line(output: io.StringIO) -> None:
     """The database's lines have the prefix of the database."""
-    database_journal.info("refreshed — %d active connections, %d sessions", 47, 47)
+    database_logger.info("refreshed — %d active connections, %d sessions", 47, 47)
     assert output.getvalue() == "[idle/db] refreshed — 47 active connections, 47 sessions\n"
 
 
@@ -80,9 +80,9 @@ def test_levels(level: str, shown: str) -> None:
     """LOG_LEVEL is the least that is shown."""
     stream = io.StringIO()
     set_up(level, stream)
-    journal = Journal("x")
+    logger = Logger("x")
     for write, text in zip(
-        (journal.debug, journal.info, journal.warning, journal.error), "diwe", strict=True
+        (logger.debug, logger.info, logger.warning, logger.error), "diwe", strict=True
     ):
         write(text)
     assert stream.getvalue() == "".join(f"[idle/x] {text}\n" for text in shown)
@@ -92,7 +92,7 @@ def test_setting_up_again_replaces(output: io.StringIO) -> None:
     """Set up twice, the log still writes each line once."""
     second = io.StringIO()
     set_up("info", second)
-    Journal("x").info("once")
+    Logger("x").info("once")
     assert (output.getvalue(), second.getvalue()) == ("", "[idle/x] once\n")
 
 
@@ -110,7 +110,7 @@ def test_other_libraries_are_silent(output: io.StringIO, capfd: pytest.CaptureFi
 @pytest.mark.parametrize("character", [*CONTROLS, *BIDI, *BREAKS, "\u200b", "\ufeff", "\ud800"])
 def test_dangerous_characters_are_escaped(output: io.StringIO, character: str) -> None:
     """Control, direction and line-breaking characters appear as escapes, in text and name."""
-    Journal(f"a{character}b").info("said %s", f"c{character}d")
+    Logger(f"a{character}b").info("said %s", f"c{character}d")
     text = output.getvalue()
     assert character not in text[:-1]
     assert text.count("\n") == 1
@@ -122,7 +122,7 @@ def test_dangerous_characters_are_escaped(output: io.StringIO, character: str) -
 def test_a_forged_line_stays_in_its_line(output: io.StringIO) -> None:
     """A server's text with a line break and a prefix of its own stays one line."""
     forged = "bye\r\n[idle/db] refreshed — 0 active connections, 0 sessions"
-    Journal("anna@example.org").info("the server said %s", forged)
+    Logger("anna@example.org").info("the server said %s", forged)
     assert output.getvalue() == (
         "[idle/anna@example.org] the server said bye\\r\\n"
         "[idle/db] refreshed — 0 active connections, 0 sessions\n"
@@ -131,45 +131,45 @@ def test_a_forged_line_stays_in_its_line(output: io.StringIO) -> None:
 
 def test_terminal_sequences_are_escaped(output: io.StringIO) -> None:
     """Colours, titles and cursor movements reach no terminal."""
-    Journal("x").info("\x1b[2J\x1b]0;title\x07 \x9b31m")
+    Logger("x").info("\x1b[2J\x1b]0;title\x07 \x9b31m")
     assert output.getvalue() == "[idle/x] \\x1b[2J\\x1b]0;title\\x07 \\x9b31m\n"
 
 
 def test_a_name_cannot_end_the_prefix(output: io.StringIO) -> None:
     """A closing bracket in an address does not end the prefix early."""
-    Journal("a] connected (evil:1)").info("real")
+    Logger("a] connected (evil:1)").info("real")
     assert output.getvalue() == "[idle/a\\x5d connected (evil:1)] real\n"
 
 
 def test_ordinary_text_is_left_alone() -> None:
     """Letters of all scripts, emoji, quotes and backslashes are shown as they are."""
     text = "Grüße → «Ελλάδα» 日本語 🎰 \"quoted\" 'it' back\\slash — 100 %"
-    assert escaped(text) == text
-    assert printable(text) == text
+    assert escape(text) == text
+    assert sanitize(text) == text
 
 
 def test_arguments_are_not_formats(output: io.StringIO) -> None:
     """A text from outside with percent signs is no format."""
-    Journal("100%s").info("%s", "50%d off %(name)s")
+    Logger("100%s").info("%s", "50%d off %(name)s")
     assert output.getvalue() == "[idle/100%s] 50%d off %(name)s\n"
 
 
 @pytest.mark.parametrize("length", [0, 1, SHOWN_CHARACTERS - 1, SHOWN_CHARACTERS])
 def test_texts_up_to_the_bound_are_shown_whole(length: int) -> None:
     """Up to 300 characters nothing is cut."""
-    assert printable("x" * length) == "x" * length
+    assert sanitize("x" * length) == "x" * length
 
 
 @pytest.mark.parametrize("length", [SHOWN_CHARACTERS + 1, 1_000_000])
 def test_longer_texts_are_cut(length: int) -> None:
     """Of a longer text 300 characters are shown, and that there was more."""
     assert SHOWN_CHARACTERS == 300
-    assert printable("x" * length) == "x" * 300 + "…"
+    assert sanitize("x" * length) == "x" * 300 + "…"
 
 
 def test_a_long_name_is_cut(output: io.StringIO) -> None:
     """A name without end does not make lines without end."""
-    Journal("x" * 10_000).info("hello")
+    Logger("x" * 10_000).info("hello")
     assert output.getvalue() == f"[idle/{'x' * 300}…] hello\n"
 
 
@@ -180,7 +180,7 @@ def test_one_event_is_one_printable_line(name: str, text: str) -> None:
     """Whatever a name and a text contain, the event is one printable line with its prefix."""
     stream = io.StringIO()
     set_up("info", stream)
-    Journal(name).info("%s", text)
+    Logger(name).info("%s", text)
     line = stream.getvalue()
     assert line.endswith("\n")
     assert line[:-1].isprintable()
@@ -198,7 +198,7 @@ def test_a_traceback_has_the_prefix_on_every_line(output: io.StringIO) -> None:
     try:
         raise ValueError("one\n[idle/db] two\u2028three \x1b[31m")
     except ValueError:
-        Journal("anna@example.org").exception("unexpected error:")
+        Logger("anna@example.org").exception("unexpected error:")
     lines = output.getvalue().split("\n")
     assert lines.pop() == ""
     assert lines[0] == "[idle/anna@example.org] unexpected error:"
@@ -210,7 +210,7 @@ def test_a_traceback_has_the_prefix_on_every_line(output: io.StringIO) -> None:
 
 def test_exception_outside_of_an_except_block(output: io.StringIO) -> None:
     """Where there is no exception there is no traceback, and the line appears."""
-    Journal("x").error("alone", exc_info=True)
+    Logger("x").error("alone", exc_info=True)
     assert output.getvalue() == "[idle/x] alone\n"
 
 
@@ -218,9 +218,9 @@ def test_exception_outside_of_an_except_block(output: io.StringIO) -> None:
 
 
 LOG_AN_ARROW = r"""
-from rebreak_idle.logs import Journal, set_up
+from rebreak_idle.log import Logger, set_up
 set_up("info")
-Journal("d\u00fcnn@example.org").info("scan-triggered \u2192 scanned=%s \ud800", 1)
+Logger("d\u00fcnn@example.org").info("scan-triggered \u2192 scanned=%s \ud800", 1)
 """
 
 
@@ -263,9 +263,9 @@ def started(program: str) -> subprocess.Popen[bytes]:
 
 LOG_AND_WAIT = """
 import sys
-from rebreak_idle.logs import Journal, set_up
+from rebreak_idle.log import Logger, set_up
 set_up("info")
-Journal("x").info("here")
+Logger("x").info("here")
 sys.stdin.read()
 """
 
@@ -283,14 +283,14 @@ def test_each_line_is_written_at_once() -> None:
 
 LOG_MORE_THAN_FITS = """
 import sys
-from rebreak_idle.logs import Journal, Writer, drain, set_up
+from rebreak_idle.log import Logger, Writer, drain, set_up
 set_up("info")
-journal = Journal("x")
+logger = Logger("x")
 for number in range(3 * Writer.MOST_LINES):
-    journal.info("%d", number)
+    logger.info("%d", number)
 print("logged", file=sys.stderr, flush=True)
 sys.stdin.readline()
-journal.info("again")
+logger.info("again")
 drain(20.0)
 """
 
@@ -316,7 +316,7 @@ def test_what_does_not_fit_is_left_out_and_counted() -> None:
 
 
 LOG_WHAT_CANNOT_BE_SHOWN = """
-from rebreak_idle.logs import Journal, drain, set_up
+from rebreak_idle.log import Logger, drain, set_up
 
 class Strange:
     def __str__(self):
@@ -324,7 +324,7 @@ class Strange:
 
 set_up("info")
 for thing in ("before", Strange(), "after"):
-    Journal("x").info("it is %s", thing)
+    Logger("x").info("it is %s", thing)
 drain(20.0)
 """
 
@@ -343,11 +343,11 @@ def test_a_line_that_cannot_be_shown_costs_no_other() -> None:
 
 LOG_INTO_NOTHING = """
 import os, sys
-from rebreak_idle.logs import Journal, set_up
+from rebreak_idle.log import Logger, set_up
 set_up("info")
 sys.stdin.readline()
 for _ in range(3):
-    Journal("x").info("nobody reads this")
+    Logger("x").info("nobody reads this")
 print("went on", file=sys.stderr, flush=True)
 os._exit(0)
 """
@@ -366,15 +366,15 @@ def test_a_reader_that_went_away_does_no_harm() -> None:
 def test_repeated_trouble_is_said_when_it_changes_or_once_an_hour() -> None:
     """The same again is no news, another text is, and so is the same after an hour or a success."""
     now = 0.0
-    repeats = Repeats(lambda: now)
-    assert repeats.is_news("down")
-    assert not repeats.is_news("down")
-    assert repeats.is_news("refused")
+    repeats = RepeatFilter(lambda: now)
+    assert repeats.should_log("down")
+    assert not repeats.should_log("down")
+    assert repeats.should_log("refused")
     assert repeats.last == "refused"
     now = 3599.0
-    assert not repeats.is_news("refused")
+    assert not repeats.should_log("refused")
     now = 3600.0
-    assert repeats.is_news("refused")
+    assert repeats.should_log("refused")
     repeats.forget()
     assert repeats.last == ""
-    assert repeats.is_news("refused")
+    assert repeats.should_log("refused")

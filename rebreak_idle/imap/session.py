@@ -12,16 +12,16 @@ from contextlib import suppress
 
 from imapclient.exceptions import CapabilityError, IMAPClientError
 
-from . import __version__
+from .. import __version__
+from ..errors import HostUnreachable, LoginRefused, MailboxUnusable, RebreakError, SessionLost
+from ..mailbox import Mailbox
+from ..wake import Stop
 from .addresses import resolve
-from .debt import Snapshot
-from .errors import HostUnreachable, LoginRefused, MailboxUnusable, RebreakError, SessionLost
-from .mailbox import Mailbox
-from .refusals import Move, whose_move
+from .refusals import Blame, classify_refusal
 from .responses import Kind, Line, read_line
 from .stream import Resumption, Stream, reason
-from .transport import Client, Hearing
-from .wake import Stop
+from .transport import Client, IdleEvents
+from .uids import Snapshot
 
 # How long a session that is given up may take for DONE and LOGOUT together.
 LOGOUT_SECONDS = 3.0
@@ -103,7 +103,7 @@ class Session:
         self._stream = stream
         self._context = context
         self._allow_private = allow_private
-        self._hearing = Hearing()
+        self._hearing = IdleEvents()
         self._client: Client
         self._idling = False
         self._logged_in = False
@@ -195,7 +195,7 @@ class Session:
         if hearing.idle_over:
             self._idling = False
         if hearing.lines:
-            return self.take_heard()
+            return self.take_events()
         if hearing.bye or stream.ended:
             raise SessionLost(self._why_ended())
         return []
@@ -213,9 +213,9 @@ class Session:
                 self._client.idle_done()
             elif self._hearing.idle_over:
                 self._client.idle_check(0)  # what came after the end
-        return self.take_heard()
+        return self.take_events()
 
-    def take_heard(self) -> list[Line]:
+    def take_events(self) -> list[Line]:
         """What was announced and not yet handed over; also after the session broke."""
         return [
             line._replace(text=self._redacted_bytes(line.text)) if line.text else line
@@ -224,7 +224,7 @@ class Session:
 
     def close(self) -> None:
         """Log out where the server still answers, and close; at most three seconds."""
-        self._stream.speak_last_words(LOGOUT_SECONDS)
+        self._stream.begin_logout(LOGOUT_SECONDS)
         with suppress(RebreakError):
             if self._logged_in and not self._stream.ended:
                 with self._translated("logging out"):
@@ -252,7 +252,7 @@ class Session:
             except CapabilityError as error:
                 raise SessionLost(
                     "the server offers no STARTTLS, and a password never goes out in plain text: "
-                    "mend imap_port or imap_security in the row"
+                    "fix imap_port or imap_security in the row"
                 ) from error
 
     def _login(self, username: str, password: str) -> None:
@@ -276,14 +276,14 @@ class Session:
         if len(words) < 2 or words[1].upper() != "NO":
             return
         text = self._redacted(words[2]).strip() if len(words) > 2 else "without a reason"
-        if whose_move(text) is Move.USER:
+        if classify_refusal(text) is Blame.USER:
             raise LoginRefused(f"the server refused the login: {text}") from error
         raise SessionLost(f"provider trouble: the server refuses for now: {text}") from error
 
     def _introduce(self) -> None:
         """Say who we are where the server wants to know (RFC 2971)."""
         if self._client.has_capability("ID"):
-            self._client.transport.introduce(f'("name" "rebreak_idle" "version" "{__version__}")')
+            self._client.transport.send_id(f'("name" "rebreak_idle" "version" "{__version__}")')
 
     def _why_ended(self) -> str:
         if bye := self._hearing.bye:
@@ -351,4 +351,4 @@ def _refuse_control_characters(username: str, password: str) -> None:
     """CR, LF and NUL would end the command line or the SASL message."""
     for what, text in (("the user name", username), ("the password", password)):
         if any(character in text for character in "\r\n\0"):
-            raise MailboxUnusable(f"{what} contains a line break or NUL: mend the row")
+            raise MailboxUnusable(f"{what} contains a line break or NUL: fix the row")

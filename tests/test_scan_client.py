@@ -12,9 +12,9 @@ from contextlib import ExitStack, closing, suppress
 import pytest
 from servers import Certificates
 
-from rebreak_idle.backend import MAX_ANSWER_BYTES, MAX_PLAIN_BYTES, Backend, ScanResult
 from rebreak_idle.errors import ScanFailed
 from rebreak_idle.mailbox import Mailbox
+from rebreak_idle.scan.client import MAX_ANSWER_BYTES, MAX_PLAIN_BYTES, Backend, ScanResult
 
 TIMEOUT_SECONDS = 10.0
 MAILBOX = Mailbox("the-id", "the-user", "a@example.org", "h", 993, "a@example.org", "stored")

@@ -64,7 +64,7 @@ def make_key(text: str, encoding: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Vault:
+class PasswordCipher:
     """Opens what one key has sealed in one layout; may be shared between threads.
 
     ``key`` is 32 bytes, ``layout`` one of `LAYOUTS`.
@@ -237,7 +237,7 @@ def _hex_key(text: str) -> bytes:
     key = _hex(text)
     if key is None or len(key) != KEY_BYTES:
         raise ValueError(
-            f"is not {KEY_BYTES * 2} hex digits: mend it, or set another ENCRYPTION_KEY_ENCODING"
+            f"is not {KEY_BYTES * 2} hex digits: fix it, or set another ENCRYPTION_KEY_ENCODING"
         )
     return key
 
@@ -246,7 +246,7 @@ def _base64_key(text: str) -> bytes:
     key = _base64(text)
     if key is None or len(key) != KEY_BYTES:
         raise ValueError(
-            f"is not base64 of {KEY_BYTES} bytes: mend it, or set another ENCRYPTION_KEY_ENCODING"
+            f"is not base64 of {KEY_BYTES} bytes: fix it, or set another ENCRYPTION_KEY_ENCODING"
         )
     return key
 

@@ -7,14 +7,14 @@ import random
 from collections.abc import Callable
 from typing import Protocol
 
-from .backend import ScanResult
-from .backoff import Backoff, seconds_text
-from .debt import Debt
-from .errors import ScanFailed
-from .gate import Gate, Ticket
-from .logs import Journal, Repeats, printable
-from .mailbox import Mailbox
-from .wake import Stop
+from ..backoff import Backoff, seconds_text
+from ..errors import ScanFailed
+from ..gate import Gate, Ticket
+from ..log import Logger, RepeatFilter, sanitize
+from ..mailbox import Mailbox
+from ..wake import Stop
+from .client import ScanResult
+from .pending import PendingScan
 
 SCAN_RETRY_INITIAL_SECONDS = 1.0
 SCAN_RETRY_MAX_SECONDS = 60.0
@@ -37,10 +37,10 @@ class Scanner:
     def __init__(
         self,
         mailbox: Mailbox,
-        debt: Debt,
+        debt: PendingScan,
         backend: BackendLike,
         gate: Gate,
-        journal: Journal,
+        logger: Logger,
         clock: Callable[[], float],
         stop: Stop,
         scanning: Callable[[bool], None],
@@ -49,12 +49,12 @@ class Scanner:
         self._mailbox = mailbox
         self._backend = backend
         self._gate = gate
-        self._journal = journal
+        self._logger = logger
         self._clock = clock
         self._stop = stop
         self._scanning = scanning
         self._retries = Backoff(SCAN_RETRY_INITIAL_SECONDS, SCAN_RETRY_MAX_SECONDS, random.random)
-        self.troubles = Repeats(clock)
+        self.troubles = RepeatFilter(clock)
         self._failures = 0
         self._not_before = 0.0
         self._ticket: Ticket | None = None
@@ -120,13 +120,13 @@ class Scanner:
         self._failures, self._not_before = 0, 0.0
         self.troubles.forget()
         scanned, blocked = result.scanned, result.blocked
-        self._journal.info(
+        self._logger.info(
             "scan-triggered → scanned=%s blocked=%s",
             "?" if scanned is None else scanned,
             "?" if blocked is None else blocked,
         )
         if result.remark:
-            self._journal.warning("%s", result.remark)
+            self._logger.warning("%s", result.remark)
 
     def _failed(self, error: ScanFailed) -> None:
         self._failures += 1
@@ -134,10 +134,10 @@ class Scanner:
         if error.retry_after_seconds is not None:
             wait = min(max(wait, error.retry_after_seconds), RETRY_AFTER_MAX_SECONDS)
         self._not_before = self._clock() + wait
-        if not self.troubles.is_news(str(error)):
+        if not self.troubles.should_log(str(error)):
             return
-        self._journal.warning(
+        self._logger.warning(
             "scan failed: %s — it is still owed, next try in %s",
-            printable(str(error)),
+            sanitize(str(error)),
             seconds_text(wait),
         )

@@ -1,4 +1,4 @@
-"""Debt and watermark: what is owed, what pays it, and mail that nobody announced."""
+"""PendingScan and uids: what is owed, what pays it, and mail that nobody announced."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rebreak_idle.debt import CATCH_UP, EXISTS, POLL, Debt, Finding, Snapshot, Watermark
+from rebreak_idle.imap.uids import Finding, Snapshot, UidTracker
+from rebreak_idle.scan.pending import CATCH_UP, EXISTS, POLL, PendingScan
 
 REASONS = st.sampled_from([EXISTS, POLL, CATCH_UP])
 
 
-# Debt
+# PendingScan
 
 
 def test_nothing_is_owed_at_first() -> None:
     """A new debt owes nothing."""
-    debt = Debt()
+    debt = PendingScan()
     assert not debt.owed
     assert debt.reason is None
 
@@ -29,7 +30,7 @@ def test_the_reasons_are_those_of_the_request() -> None:
 
 def test_a_debt_is_paid_by_a_request_that_began_afterwards() -> None:
     """A request that began after the debt arose pays it."""
-    debt = Debt()
+    debt = PendingScan()
     debt.owe(EXISTS)
     assert debt.reason == EXISTS
     assert debt.begin() == EXISTS
@@ -40,7 +41,7 @@ def test_a_debt_is_paid_by_a_request_that_began_afterwards() -> None:
 
 def test_what_is_left_is_what_arose_since() -> None:
     """What arises while a request is under way is not covered by it, but by the next one."""
-    debt = Debt()
+    debt = PendingScan()
     debt.owe(EXISTS)
     debt.begin()
     debt.owe(CATCH_UP)
@@ -53,7 +54,7 @@ def test_what_is_left_is_what_arose_since() -> None:
 
 def test_a_request_that_failed_pays_nothing() -> None:
     """Beginning alone pays nothing, however often."""
-    debt = Debt()
+    debt = PendingScan()
     debt.owe(EXISTS)
     debt.begin()
     debt.begin()
@@ -71,11 +72,11 @@ def test_a_request_that_failed_pays_nothing() -> None:
 )
 def test_the_most_telling_reason_is_named(reasons: list[str], named: str) -> None:
     """Of several debts the request names the most telling one, begun before or since."""
-    debt = Debt()
+    debt = PendingScan()
     for reason in reasons:
         debt.owe(reason)
     assert debt.reason == named
-    debt = Debt()
+    debt = PendingScan()
     for reason in reasons:
         debt.owe(reason)
         debt.begin()
@@ -86,7 +87,7 @@ def test_the_most_telling_reason_is_named(reasons: list[str], named: str) -> Non
 @settings(deadline=None)
 def test_only_what_arose_before_a_request_is_paid_by_it(steps: list[str]) -> None:
     """Something is owed exactly while there is a debt that no successful request began after."""
-    debt, unpaid, covered = Debt(), 0, 0
+    debt, unpaid, covered = PendingScan(), 0, 0
     for step in steps:
         if step == "begin":
             debt.begin()
@@ -100,18 +101,18 @@ def test_only_what_arose_before_a_request_is_paid_by_it(steps: list[str]) -> Non
         assert debt.owed == bool(unpaid)
 
 
-# Watermark
+# UidTracker
 
 
-def examined_at(uidnext: int | None, exists: int = 3, uidvalidity: int | None = 7) -> Watermark:
-    watermark = Watermark()
-    watermark.examined(Snapshot(exists, uidnext, uidvalidity))
-    return watermark
+def examined_at(uidnext: int | None, exists: int = 3, uidvalidity: int | None = 7) -> UidTracker:
+    uids = UidTracker()
+    uids.examined(Snapshot(exists, uidnext, uidvalidity))
+    return uids
 
 
 def test_a_mailbox_that_was_never_seen_is_unknown() -> None:
     """The first snapshot says that mail may have come: nobody listened before."""
-    assert Watermark().examined(Snapshot(0, 1, 7)) is Finding.UNKNOWN
+    assert UidTracker().examined(Snapshot(0, 1, 7)) is Finding.UNKNOWN
 
 
 def test_nothing_happened() -> None:
@@ -131,61 +132,61 @@ def test_mail_that_came_and_went_unnoticed() -> None:
 
 def test_announced_mail_is_known() -> None:
     """UIDNEXT that grew by what was announced is nothing new."""
-    watermark = examined_at(10)
-    watermark.announced(4)
-    watermark.announced(6)
-    assert watermark.examined(Snapshot(6, 13, 7)) is Finding.NOTHING
+    uids = examined_at(10)
+    uids.announced(4)
+    uids.announced(6)
+    assert uids.examined(Snapshot(6, 13, 7)) is Finding.NOTHING
 
 
 def test_one_announced_and_one_not() -> None:
     """An announcement covers as many messages as it added, not all."""
-    watermark = examined_at(10)
-    watermark.announced(4)
-    assert watermark.examined(Snapshot(5, 12, 7)) is Finding.UNANNOUNCED
+    uids = examined_at(10)
+    uids.announced(4)
+    assert uids.examined(Snapshot(5, 12, 7)) is Finding.UNANNOUNCED
 
 
 def test_deleted_messages_are_counted_out() -> None:
     """Arrivals are told from what is left after announced deletions."""
-    watermark = examined_at(10)
-    watermark.announced(4)
-    watermark.expunged()
-    watermark.expunged()
-    watermark.announced(3)
-    assert watermark.examined(Snapshot(3, 12, 7)) is Finding.NOTHING
+    uids = examined_at(10)
+    uids.announced(4)
+    uids.expunged()
+    uids.expunged()
+    uids.announced(3)
+    assert uids.examined(Snapshot(3, 12, 7)) is Finding.NOTHING
 
 
 def test_a_repeated_announcement_counts_once() -> None:
     """EXISTS with the number that is known already announces nothing."""
-    watermark = examined_at(10)
-    watermark.announced(3)
-    watermark.announced(4)
-    watermark.announced(4)
-    assert watermark.examined(Snapshot(4, 11, 7)) is Finding.NOTHING
+    uids = examined_at(10)
+    uids.announced(3)
+    uids.announced(4)
+    uids.announced(4)
+    assert uids.examined(Snapshot(4, 11, 7)) is Finding.NOTHING
 
 
 def test_exists_that_fell_makes_the_count_doubtful() -> None:
     """A server that lowers EXISTS without an EXPUNGE can no longer be counted with."""
-    watermark = examined_at(10)
-    watermark.announced(2)
-    watermark.announced(3)
-    assert watermark.examined(Snapshot(3, 11, 7)) is Finding.UNKNOWN
-    assert watermark.examined(Snapshot(3, 11, 7)) is Finding.NOTHING
+    uids = examined_at(10)
+    uids.announced(2)
+    uids.announced(3)
+    assert uids.examined(Snapshot(3, 11, 7)) is Finding.UNKNOWN
+    assert uids.examined(Snapshot(3, 11, 7)) is Finding.NOTHING
 
 
 def test_announcements_are_forgotten_with_each_snapshot() -> None:
     """What was announced before a snapshot does not excuse what comes after it."""
-    watermark = examined_at(10)
-    watermark.announced(4)
-    watermark.examined(Snapshot(4, 11, 7))
-    assert watermark.examined(Snapshot(5, 12, 7)) is Finding.UNANNOUNCED
+    uids = examined_at(10)
+    uids.announced(4)
+    uids.examined(Snapshot(4, 11, 7))
+    assert uids.examined(Snapshot(5, 12, 7)) is Finding.UNANNOUNCED
 
 
 def test_expunge_of_an_empty_mailbox() -> None:
     """A server that counts wrongly is not counted with."""
-    watermark = examined_at(10, exists=0)
-    watermark.expunged()
-    watermark.announced(1)
-    assert watermark.examined(Snapshot(1, 11, 7)) is Finding.UNKNOWN
+    uids = examined_at(10, exists=0)
+    uids.expunged()
+    uids.announced(1)
+    assert uids.examined(Snapshot(1, 11, 7)) is Finding.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -211,10 +212,10 @@ def test_uids_that_fell_back_are_not_nothing(uidnext: int) -> None:
 @pytest.mark.parametrize("last", [Snapshot(3, None, 7), Snapshot(3, 10, None)])
 def test_an_unknown_past_counts_as_mail(last: Snapshot) -> None:
     """When the last snapshot said too little, the next one cannot clear it; the one after can."""
-    watermark = Watermark()
-    watermark.examined(last)
-    assert watermark.examined(Snapshot(3, 10, 7)) is Finding.UNKNOWN
-    assert watermark.examined(Snapshot(3, 10, 7)) is Finding.NOTHING
+    uids = UidTracker()
+    uids.examined(last)
+    assert uids.examined(Snapshot(3, 10, 7)) is Finding.UNKNOWN
+    assert uids.examined(Snapshot(3, 10, 7)) is Finding.NOTHING
 
 
 class MailboxModel(RuleBasedStateMachine):
@@ -228,8 +229,8 @@ class MailboxModel(RuleBasedStateMachine):
     def select(self, exists: int, uidnext: int) -> None:
         """The first EXAMINE."""
         self.exists, self.uidnext = exists, max(uidnext, exists + 1)
-        self.watermark = Watermark()
-        assert self.watermark.examined(self.snapshot()) is Finding.UNKNOWN
+        self.uids = UidTracker()
+        assert self.uids.examined(self.snapshot()) is Finding.UNKNOWN
         self.forget()
 
     def forget(self) -> None:
@@ -253,7 +254,7 @@ class MailboxModel(RuleBasedStateMachine):
     @rule()
     def say_exists(self) -> None:
         """The server tells how many messages there are."""
-        self.watermark.announced(self.exists)
+        self.uids.announced(self.exists)
         self.unannounced = 0
 
     @precondition(lambda self: self.exists)
@@ -262,7 +263,7 @@ class MailboxModel(RuleBasedStateMachine):
         """A message goes; the server says so, or does not."""
         self.exists -= 1
         if announced:
-            self.watermark.expunged()
+            self.uids.expunged()
         else:
             self.regular = False
 
@@ -275,7 +276,7 @@ class MailboxModel(RuleBasedStateMachine):
     @rule()
     def examine(self) -> None:
         """EXAMINE finds every unannounced arrival, and invents none."""
-        finding = self.watermark.examined(self.snapshot())
+        finding = self.uids.examined(self.snapshot())
         if self.unannounced:
             assert finding is not Finding.NOTHING
         if self.regular:

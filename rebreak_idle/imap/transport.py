@@ -2,7 +2,7 @@
 
 `Transport` replaces imaplib's socket and reader (`open`, `read`, `readline`, `send`, `shutdown`)
 and its start (`_connect`), `Client` makes IMAPClient use it. In IDLE each line is read here for its
-meaning, and imaplib gets only those that begin and end it; what was heard is kept in a `Hearing`,
+meaning, and imaplib gets only those that begin and end it; what was heard is kept in `IdleEvents`,
 whichever call happened to read it. RFC 2177 is IDLE, RFC 9051 IMAP.
 """
 
@@ -33,7 +33,7 @@ _KEYWORD = re.compile(rb"\* (?:[0-9]+ )?[A-Za-z-]+")
 
 
 @dataclass(slots=True)
-class Hearing:
+class IdleEvents:
     """What a server said that matters to the session, whichever call read it."""
 
     lines: list[Line] = field(default_factory=list)
@@ -107,7 +107,7 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
         host: str,
         addresses: list[Address],
         stream: Stream,
-        hearing: Hearing,
+        hearing: IdleEvents,
         context: ssl.SSLContext,
         tls: bool,
     ) -> None:
@@ -194,7 +194,7 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
         )
         return exists, uidnext, uidvalidity
 
-    def introduce(self, fields: str) -> None:
+    def send_id(self, fields: str) -> None:
         """Send ID (RFC 2971) and do not wait: its answer is read with the next command's."""
         self._command("ID", fields)
 
@@ -296,7 +296,7 @@ class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no 
     """IMAPClient over a `Transport`.
 
     `idle`, `idle_check` and `idle_done` are IMAPClient's own; lines that it could not read never
-    reach them, and what `idle_check` would hand out is in the `Hearing`.
+    reach them, and what `idle_check` would hand out is in the `IdleEvents`.
     """
 
     def __init__(
@@ -304,7 +304,7 @@ class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no 
         host: str,
         addresses: list[Address],
         stream: Stream,
-        hearing: Hearing,
+        hearing: IdleEvents,
         context: ssl.SSLContext,
         tls: bool,
     ) -> None:

@@ -14,11 +14,11 @@ from typing import Protocol
 
 from .backoff import Backoff, seconds_text
 from .gate import Gate, Ticket
-from .logs import Journal, printable
+from .log import Logger, sanitize
 
 FAILURES_THAT_MEAN_DOWN = 5
 LOOK_AGAIN_SECONDS = 1.0
-journal = Journal("host")
+logger = Logger("host")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Limits:
     probe_max_seconds: float
 
 
-class Rate:
+class TokenBucket:
     """A lasting rate with a burst of twice that many; turns are given in order. Any thread.
 
     ``clock`` returns seconds, as `time.monotonic`.
@@ -81,7 +81,7 @@ class Host:
         self._lock = threading.Lock()
         self._connects = make_gate(limits.connects_at_once)
         self._probes = make_gate(1)
-        self._logins = Rate(limits.logins_per_second, clock)
+        self._logins = TokenBucket(limits.logins_per_second, clock)
         self._backoff = Backoff(
             limits.probe_initial_seconds, limits.probe_max_seconds, random.random
         )
@@ -134,7 +134,7 @@ class Host:
             self._failed.clear()
             self._probes_failed = 0
         if was_down:
-            journal.info("%s answers again: its mailboxes return", printable(self._name))
+            logger.info("%s answers again: its mailboxes return", sanitize(self._name))
 
     def failed(self, mailbox_id: str, why: str, probe: bool) -> None:
         """A mailbox could not connect; while the host is down only a probe tells anything new."""
@@ -149,12 +149,12 @@ class Host:
             self._probe_at = self._clock() + wait
             went_down = self._probes_failed == 1
         if went_down:
-            journal.warning(
+            logger.warning(
                 "%s is down: %d mailboxes in a row could not connect (%s); one tries again in %s, "
                 "the others wait for it",
-                printable(self._name),
+                sanitize(self._name),
                 FAILURES_THAT_MEAN_DOWN,
-                printable(why),
+                sanitize(why),
                 seconds_text(wait),
             )
 

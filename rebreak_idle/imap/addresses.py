@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-from .errors import SessionLost
-from .turns import away
+from ..errors import SessionLost
+from ..turns import away
 
 SHOWN_CHARACTERS = 100
 Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
@@ -46,7 +46,7 @@ def resolve(host: str, port: int, allow_private: bool) -> list[Address]:
     if not allowed:
         raise AddressRefused(
             f"the host {shown} leads to {addresses[0][1][0]}, which is not a public address: "
-            "mend the row, or set IMAP_ALLOW_PRIVATE_HOSTS=true if that is wanted"
+            "fix the row, or set IMAP_ALLOW_PRIVATE_HOSTS=true if that is wanted"
         )
     return allowed  # type: ignore[return-value]  # the shapes of AF_INET and AF_INET6
 

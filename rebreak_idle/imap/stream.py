@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from ..poller import READABLE, WRITABLE, Watch, poller
+from ..turns import away
+from ..wake import Stop
 from .addresses import Address
-from .poller import READABLE, WRITABLE, Watch, poller
-from .turns import away
-from .wake import Stop
 
 # A silent peer is noticed within 90 s: probes after 60 s and then every 15 s, given up when 90 s
 # passed without an answer (tcp(7), TCP_USER_TIMEOUT).
@@ -148,7 +148,7 @@ class Stream:
         if not self._last_words:
             self._deadline = time.monotonic() + self._timeout_seconds
 
-    def speak_last_words(self, seconds: float) -> None:
+    def begin_logout(self, seconds: float) -> None:
         """From now on the stop no longer interrupts, and all that follows has ``seconds``."""
         self._last_words = True
         self._deadline = time.monotonic() + seconds

@@ -44,22 +44,22 @@ def set_up(level: str, stream: TextIO | None = None, secrets: Iterable[str] = ()
     logging.raiseExceptions = False  # a reader that went away must not hurt the daemon
 
 
-def printable(text: str) -> str:
+def sanitize(text: str) -> str:
     """A text from outside on one line: without secrets, control characters escaped, at most 300
     characters.
     """
     for secret in _secrets:
         text = text.replace(secret, "***")
-    return shortened(text)
+    return truncate(text)
 
 
-def shortened(text: str) -> str:
+def truncate(text: str) -> str:
     """At most 300 characters, control characters escaped."""
-    text = escaped(text)
+    text = escape(text)
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """Everything that could leave the line, or lead a terminal astray, as its escape."""
     if text.isprintable():
         return text
@@ -74,7 +74,7 @@ class _Formatter(logging.Formatter):
         lines = [record.getMessage()]
         if record.exc_text:
             lines += record.exc_text.splitlines()
-        return "\n".join([f"{prefix} {escaped(self._redacted(line))}" for line in lines])
+        return "\n".join([f"{prefix} {escape(self._redacted(line))}" for line in lines])
 
     @staticmethod
     def _redacted(text: str) -> str:
@@ -154,7 +154,7 @@ class Writer(logging.Handler):
         try:
             return self.format(record)
         except Exception:  # noqa: BLE001  # whatever it is, the others are to be read
-            return f"[{DATABASE_PREFIX}] a line of the log cannot be shown: {escaped(record.msg)}"
+            return f"[{DATABASE_PREFIX}] a line of the log cannot be shown: {escape(record.msg)}"
 
     def _write_out(self, lines: list[str]) -> None:
         data = "\n".join([*lines, ""]).encode("utf-8", "backslashreplace")
@@ -170,7 +170,7 @@ def drain(seconds: float = 1.0) -> None:
             handler.drain(seconds)
 
 
-class Repeats:
+class RepeatFilter:
     """Says what is said again and again only when it changed, or once an hour."""
 
     HOUR_SECONDS = 3600.0
@@ -179,7 +179,7 @@ class Repeats:
         self._clock = clock
         self._said: tuple[str, float] | None = None
 
-    def is_news(self, text: str) -> bool:
+    def should_log(self, text: str) -> bool:
         """Whether the text is to be said now; it then counts as said."""
         now = self._clock()
         if self._said and self._said[0] == text and now - self._said[1] < self.HOUR_SECONDS:
@@ -215,17 +215,17 @@ class _Record(logging.LogRecord):
         self.prefix = prefix
 
 
-class Journal(logging.LoggerAdapter[logging.Logger]):
+class Logger(logging.LoggerAdapter[logging.Logger]):
     """The log of one mailbox, or of the database."""
 
     def __init__(self, name: str) -> None:
         # A closing bracket in a name would end the prefix early.
         super().__init__(log, {})
-        self._prefix = f"idle/{shortened(name)}".replace("]", "\\x5d")
+        self._prefix = f"idle/{truncate(name)}".replace("]", "\\x5d")
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         if log.isEnabledFor(level):
             log.callHandlers(_Record(level, msg, args, kwargs.get("exc_info"), self._prefix))
 
 
-database_journal = Journal("db")
+database_logger = Logger("db")
