@@ -13,7 +13,7 @@ const daemon = {
   autorestart: true,
   // 100 ms, then half as much again each time, up to PM2's own limit of 15 s.
   exp_backoff_restart_delay: 100,
-  // EX_CONFIG: somebody has to mend the settings; a restart cannot.
+  // EX_CONFIG: somebody has to fix the settings; a restart cannot.
   stop_exit_codes: [78],
   // For leaks, not for load: a mailbox takes about 100 KiB, the program itself about 55 MiB,
   // so that some 20,000 mailboxes would reach it.

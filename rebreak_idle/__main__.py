@@ -14,69 +14,62 @@ if __name__ == "__main__":
         signal.signal(_number, signal.SIG_IGN)
 
 import argparse
-import functools
-import gc
-import resource
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
-from . import __version__
-from . import log as logs
+from . import __version__, process
 from .check import Check
 from .cipher import PasswordCipher
 from .config import Config, environment, load
-from .crew import Crew
+from .database_url import password_of
 from .errors import ConfigError
-from .gate import Gate
-from .imap.session import Connector, tls_context
-from .limits import Hosts, Limits
+from .faults import UnexpectedErrors
+from .hosts import Hosts
+from .imap.connector import Connector, tls_context
+from .log import Log, escape, open_standard_descriptors, sanitize
 from .log import database_logger as logger
 from .mailbox import Mailbox
-from .poller import poller
-from .scan.client import Backend
-from .scan.pending import PendingScan
-from .store import ConnectionStore, password_of
+from .scan.client import ScanClient
+from .scan.line import ScanLine
+from .scan.scanner import Scanner
+from .services import Services
+from .store import ConnectionStore
 from .supervisor import Supervisor
-from .turns import prepare_kernel
-from .wake import Stop
-from .worker import IdleWorker, Services, Timing
+from .worker import IdleWorker
 
 EX_OK = 0
 EX_FAULT = 1
 EX_CONFIG = 78  # sysexits.h
-# Deep enough for TLS handshakes and requests; 32 KiB crash CPython 3.13 on nested answers.
-THREAD_STACK_BYTES = 256 * 1024
-# Looks for cycles of garbage are rare (gc.set_threshold): there hardly are any, and a look through
-# the objects of ten thousand mailboxes keeps all of them waiting, for up to half a second.
-GARBAGE_THRESHOLDS = (50_000, 20, 20)
-# For the database, the backend, modules that are being read and the like.
-OTHER_DESCRIPTORS = 128
+# Connections that are made at once; what one host gets of them is bounded on its own.
+CONNECT_THREADS = 128
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the daemon or the preflight; returns the exit status."""
+    descriptor = open_standard_descriptors()
     options = _parser().parse_args(arguments)
+    preflight = options.command == "check"
     try:
         values = environment(Path.cwd())
         config = load(values)
     except ConfigError as error:
-        return _report(error, preflight=options.command == "check")
-    prepare_kernel()
-    gc.set_threshold(*GARBAGE_THRESHOLDS)
-    threading.stack_size(THREAD_STACK_BYTES)
-    preflight = options.command == "check"
-    logs.set_up("info" if preflight else config.log_level, secrets=_secrets(values, config))
-    _harden()
+        return _report(error, preflight)
+    process.set_up_threads()
+    process.set_up_garbage_collection()
+    process.forbid_core_files()
+    max_sessions = process.raise_descriptor_limit()
+    level = "info" if preflight else config.log_level
+    output = Log(level, descriptor, _secrets(values, config))
     if not preflight:
-        _run_daemon(config)
+        _run_daemon(config, max_sessions, output)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     well = _check(config).run()
-    logs.drain()
+    output.drain()
     return EX_OK if well else EX_FAULT
 
 
@@ -100,7 +93,7 @@ def _report(error: ConfigError, preflight: bool) -> int:
     if preflight:
         error.problems.append("check failed — the environment cannot be used")
     for problem in error.problems:
-        print(logs.escape(f"[idle/db] {problem}"), file=sys.stderr)  # noqa: T201  # no log yet
+        print(escape(f"[idle/db] {problem}"), file=sys.stderr)  # noqa: T201  # no log yet
     return EX_FAULT if preflight else EX_CONFIG
 
 
@@ -109,104 +102,53 @@ def _secrets(values: Mapping[str, str], config: Config) -> list[str]:
     return [values["ADMIN_SECRET"], values["ENCRYPTION_KEY"], password_of(config.database)]
 
 
-def _harden() -> None:
-    """No core file, which would hold all secrets; as many descriptors as we may have."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _most_sessions() -> int:
-    """How many sessions the file descriptors suffice for, at one each."""
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return descriptors - OTHER_DESCRIPTORS
-
-
-def _backend(config: Config) -> Backend:
-    return Backend(
-        config.backend_url,
-        config.admin_secret_header,
-        config.admin_secret,
-        config.scan_timeout_seconds,
-    )
-
-
-def _connector(config: Config) -> Connector:
-    return Connector(tls_context(), config.imap_timeout_seconds, config.imap_allow_private_hosts)
-
-
-def _store(config: Config) -> ConnectionStore:
-    return ConnectionStore(config.database, config.query)
-
-
 def _check(config: Config) -> Check:
     return Check(
-        _store(config).read,
-        PasswordCipher(config.encryption_key, config.encryption_layout).open,
-        _connector(config).session,
-        _backend(config).reach,
+        ConnectionStore(config.database, config.query).read,
+        PasswordCipher(config.encryption_key, config.encryption_layout).decrypt,
+        Connector(tls_context(), config).session,
+        ScanClient(config).reach,
     )
 
 
-def _run_daemon(config: Config) -> NoReturn:
-    poller.start()
-    backend = _backend(config)
+def _run_daemon(config: Config, max_sessions: int, output: Log) -> NoReturn:
+    services = _services(config)
+
+    def make_worker(
+        mailbox: Mailbox, ended: Callable[[IdleWorker], None], scanner: Scanner | None
+    ) -> IdleWorker:
+        return IdleWorker(mailbox, services, ended, scanner)
+
     supervisor = Supervisor(
-        _store(config).read,
-        _worker_factory(config, backend),
-        backend,
-        config.refresh_interval_seconds,
-        _most_sessions(),
+        ConnectionStore(config.database, config.query).read,
+        make_worker,
+        services.scans,
+        services.forget_all_but,
+        config,
+        max_sessions,
     )
     _install_signal_handlers(supervisor)
     hanging = supervisor.run()
-    backend.close()
     if hanging:
-        logger.warning("stopped without waiting for %s", logs.truncate(", ".join(hanging)))
+        logger.warning("stopped without waiting for %s", sanitize(", ".join(hanging)))
     else:
         logger.info("stopped")
-    logs.drain()
+    output.drain()
     os._exit(EX_OK)  # not sys.exit: threads that hang in a system call would be waited for
 
 
-def _worker_factory(config: Config, backend: Backend) -> functools.partial[IdleWorker]:
-    surroundings = Services(
-        connect=_connector(config).session,
-        open_password=PasswordCipher(config.encryption_key, config.encryption_layout).open,
-        backend=backend,
-        crew=Crew(),
-        scans=Gate(config.scan_concurrency),
-        hosts=Hosts(
-            Limits(
-                config.host_connects_at_once,
-                config.host_logins_per_second,
-                config.reconnect_initial_seconds,
-                config.reconnect_max_seconds,
-            ),
-            time.monotonic,
-        ),
+def _services(config: Config) -> Services:
+    scan_threads = ThreadPoolExecutor(config.scan_concurrency, "scan")
+    return Services(
+        config=config,
+        connector=Connector(tls_context(), config),
+        decrypt=PasswordCipher(config.encryption_key, config.encryption_layout).decrypt,
+        connects=ThreadPoolExecutor(CONNECT_THREADS, "connect"),
+        scans=ScanLine(ScanClient(config), scan_threads, time.monotonic),
+        hosts=Hosts(config, time.monotonic),
+        unexpected_errors=UnexpectedErrors(),
         clock=time.monotonic,
-        timing=Timing(
-            idle_renew_seconds=config.idle_renew_seconds,
-            idle_check_seconds=config.idle_check_seconds,
-            poll_interval_seconds=config.poll_interval_seconds,
-            reconnect_initial_seconds=config.reconnect_initial_seconds,
-            reconnect_max_seconds=config.reconnect_max_seconds,
-            auth_retry_seconds=config.auth_retry_seconds,
-            imap_timeout_seconds=config.imap_timeout_seconds,
-            scan_timeout_seconds=config.scan_timeout_seconds,
-        ),
     )
-    return functools.partial(_make_worker, surroundings)
-
-
-def _make_worker(
-    surroundings: Services,
-    mailbox: Mailbox,
-    ended: Callable[[IdleWorker], None],
-    debt: PendingScan | None,
-) -> IdleWorker:
-    return IdleWorker(mailbox, surroundings, Stop(), ended, debt)
 
 
 def _install_signal_handlers(supervisor: Supervisor) -> None:
@@ -217,7 +159,7 @@ def _install_signal_handlers(supervisor: Supervisor) -> None:
     def stop(_signum: int, _frame: object) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        supervisor.post(supervisor.stop)
+        supervisor.stop()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

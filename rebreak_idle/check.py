@@ -13,11 +13,10 @@ from .errors import (
     ScanFailed,
     SessionLost,
 )
+from .imap.session import Session
 from .log import Logger, sanitize
 from .log import database_logger as logger
 from .mailbox import Mailbox
-from .wake import Stop
-from .worker import SessionLike
 
 MAILBOXES_AT_ONCE = 8
 
@@ -28,12 +27,12 @@ class Check:
     def __init__(
         self,
         read_rows: Callable[[], list[Mailbox]],
-        open_password: Callable[[str], str],
-        connect: Callable[[Mailbox, Stop], SessionLike],
+        decrypt: Callable[[str], str],
+        connect: Callable[[Mailbox, Callable[[], bool]], Session],
         reach_backend: Callable[[], str],
     ) -> None:
         self._read_rows = read_rows
-        self._open_password = open_password
+        self._decrypt = decrypt
         self._connect = connect
         self._reach_backend = reach_backend
 
@@ -46,8 +45,8 @@ class Check:
         backend = self._backend_is_well()
         bad = mailboxes.count(False)
         well = rows is not None and not bad and backend
-        logger.log(
-            20 if well else 40,
+        report = logger.info if well else logger.error
+        report(
             "check %s — database %s, %d of %d mailboxes ready, backend %s",
             "passed" if well else "failed",
             "ok" if rows is not None else "not usable",
@@ -100,11 +99,11 @@ class Check:
     def _try_mailbox(self, mailbox: Mailbox) -> str:
         if mailbox.problem:
             raise RebreakError(f"the row cannot be used: {mailbox.problem}")
-        session = self._connect(mailbox, Stop())
+        session = self._connect(mailbox, lambda: False)
         try:
             session.connect()
             try:
-                password = self._open_password(mailbox.stored_password)
+                password = self._decrypt(mailbox.stored_password)
             except PasswordUnreadable as error:
                 where = f"{mailbox.host}:{mailbox.port}"
                 raise RebreakError(f"{error}; {where} reached over TLS, no login tried") from error

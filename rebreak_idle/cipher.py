@@ -82,7 +82,7 @@ class PasswordCipher:
         if self.layout not in LAYOUTS:
             raise ValueError(f"there is no such layout: use one of {', '.join(LAYOUTS)}")
 
-    def open(self, stored: str) -> str:
+    def decrypt(self, stored: str) -> str:
         """The password inside ``stored``.
 
         Raises:

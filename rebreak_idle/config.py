@@ -16,8 +16,9 @@ from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
 from .cipher import LAYOUTS, make_key
+from .database_url import Database, parse_database_url
 from .errors import ConfigError
-from .store import DEFAULT_QUERY, Database, parse_database_url
+from .store import DEFAULT_QUERY
 
 T = TypeVar("T")
 

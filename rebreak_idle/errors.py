@@ -31,7 +31,7 @@ class PasswordUnreadable(RebreakError):
 
 
 class MailboxUnusable(RebreakError):
-    """The row cannot lead to a session: park the mailbox until somebody mends the row."""
+    """The row cannot lead to a session: park the mailbox until somebody fixes the row."""
 
 
 class LoginRefused(RebreakError):
@@ -55,6 +55,19 @@ class ScanFailed(RebreakError):
     def __init__(self, text: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(text)
         self.retry_after_seconds = retry_after_seconds
+
+
+class BackendUnavailable(ScanFailed):
+    """The backend itself is away: other mailboxes' scans would fare the same.
+
+    ``is_certain`` is False where one request alone may have met it: 502, 503, 504, a time-out.
+    """
+
+    def __init__(
+        self, text: str, retry_after_seconds: float | None = None, *, is_certain: bool
+    ) -> None:
+        super().__init__(text, retry_after_seconds)
+        self.is_certain = is_certain
 
 
 class Interrupted(RebreakError):

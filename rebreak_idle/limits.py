@@ -1,38 +1,56 @@
-"""Kindness to providers: how many connections and logins one host gets from us at once.
-
-All mailboxes share one IP address; a provider that sees too much from it blocks all of them.
-"""
+"""Kindness in general: waits that grow, a rate, slots in order of arrival, a circuit breaker."""
 
 from __future__ import annotations
 
-import random
+import math
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
-from .backoff import Backoff, seconds_text
-from .gate import Gate, Ticket
-from .log import Logger, sanitize
-
-FAILURES_THAT_MEAN_DOWN = 5
-LOOK_AGAIN_SECONDS = 1.0
-logger = Logger("host")
+# The share of a wait that jitter may take away, so that many mailboxes do not return in step.
+JITTER = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What one host gets from us; times in seconds."""
+class Backoff:
+    """Waits that double from ``initial_seconds`` up to ``max_seconds``.
 
-    connects_at_once: int
-    logins_per_second: float
-    probe_initial_seconds: float
-    probe_max_seconds: float
+    ``random`` returns a float in [0, 1). The first ``exact`` waits have no jitter.
+    """
+
+    initial_seconds: float
+    max_seconds: float
+    random: Callable[[], float]
+    exact: int = 1
+
+    def wait_seconds(self, failures: int) -> float:
+        """The wait after ``failures`` failures in a row (1 or more), never above the maximum.
+
+        Jitter leaves whole seconds where it can, so that the log names the wait exactly.
+        """
+        doublings = min(failures - 1, 64)
+        wait = min(self.initial_seconds * 2.0**doublings, self.max_seconds)
+        if failures <= self.exact:
+            return wait
+        jittered = wait * (1 - JITTER * self.random())
+        return min(wait, float(math.ceil(jittered))) if wait >= 1 else jittered
+
+
+def seconds_text(seconds: float) -> str:
+    """Seconds as the log shows them: ``5s``, ``2.5s``, ``0.3s``."""
+    return f"{seconds:.1g}s" if seconds < 1 else f"{round(seconds, 1):.10g}s"
+
+
+def interval_text(seconds: float) -> str:
+    """An interval as the log shows it: whole minutes where it is that, else seconds."""
+    if seconds % 60 == 0:
+        return f"{int(seconds // 60)}min"
+    return f"{seconds:.10g}s"
 
 
 class TokenBucket:
-    """A lasting rate with a burst of twice that many; turns are given in order. Any thread.
+    """A lasting rate with a burst of twice that many, in order of arrival. Any thread may call.
 
     ``clock`` returns seconds, as `time.monotonic`.
     """
@@ -41,147 +59,122 @@ class TokenBucket:
         self._per_second = per_second
         self._clock = clock
         self._lock = threading.Lock()
-        self._tokens = self._most = max(1.0, 2 * per_second)
+        self._tokens = self._capacity = max(1.0, 2 * per_second)
         self._counted_at = clock()
 
     def take(self) -> float:
-        """Take the next turn; returns after how many seconds it comes."""
+        """Take the next token; returns after how many seconds it may be used."""
         with self._lock:
             now = self._clock()
             grown = self._tokens + (now - self._counted_at) * self._per_second
-            self._tokens, self._counted_at = min(self._most, grown) - 1, now
+            self._tokens, self._counted_at = min(self._capacity, grown) - 1, now
             return max(0.0, -self._tokens / self._per_second)
 
 
-class Waiter(Protocol):
-    """Whoever wants to connect: see `worker.IdleWorker`. All may raise `errors.Interrupted`."""
+class Slots:
+    """At most ``size`` holders at once, in order of arrival. Any thread may call.
 
-    def wait_for_place(self, ticket: Ticket) -> bool: ...
-    def pay_for(self, seconds: float) -> None: ...
-    def pause(self, seconds: float) -> None: ...
-
-
-class Host:
-    """One server, by name and port. Any thread may call.
-
-    After five different mailboxes in a row could not connect, it is the host that is down: from
-    then on one mailbox at a time probes, with the host's own back-off, and the others wait in line
-    without attempts of their own. The first success lets them return, as fast as the limits allow.
+    A semaphore whose waiters are told by a callback, so that a thread can wait for its slot and
+    for other things with one `threading.Event`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        limits: Limits,
-        clock: Callable[[], float],
-        make_gate: Callable[[int], Gate],
-    ) -> None:
-        self._name = name
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._lock = threading.Lock()
+        self._waiting: deque[Slot] = deque()
+
+    def request(self, wake: Callable[[], None]) -> Slot:
+        """A slot, granted at once where one is free; ``wake`` is called when it is granted later.
+
+        `Slot.release` gives it back, or gives up waiting for it.
+        """
+        slot = Slot(self, wake)
+        with self._lock:
+            if self._free and not self._waiting:
+                self._free -= 1
+                slot.granted = True
+            else:
+                self._waiting.append(slot)
+        return slot
+
+    def release(self, slot: Slot) -> None:
+        """Called by the slot."""
+        with self._lock:
+            if not slot.granted:
+                self._waiting.remove(slot)
+                return
+            if not self._waiting:
+                self._free += 1
+                return
+            following = self._waiting.popleft()
+            following.granted = True
+        following.wake()
+
+
+class Slot:
+    """One holder's place, or its wait for one."""
+
+    __slots__ = ("_slots", "granted", "wake")
+
+    def __init__(self, slots: Slots, wake: Callable[[], None]) -> None:
+        self.granted = False
+        self.wake = wake
+        self._slots = slots
+
+    def release(self) -> None:
+        """Give the slot to the next in line. To be called once."""
+        self._slots.release(self)
+
+
+class CircuitBreaker:
+    """Whether something that many depend on is away, and when it is to be probed. Any thread.
+
+    It opens after failures of ``threshold`` different callers in a row; from then on one at a time
+    probes, with a back-off of its own, and the first success closes it.
+    """
+
+    def __init__(self, threshold: int, backoff: Backoff, clock: Callable[[], float]) -> None:
+        self._threshold = threshold
+        self._backoff = backoff
         self._clock = clock
         self._lock = threading.Lock()
-        self._connects = make_gate(limits.connects_at_once)
-        self._probes = make_gate(1)
-        self._logins = TokenBucket(limits.logins_per_second, clock)
-        self._backoff = Backoff(
-            limits.probe_initial_seconds, limits.probe_max_seconds, random.random
-        )
         self._failed: set[str] = set()
-        self._probes_failed = 0
+        self._failures = 0
         self._probe_at = 0.0
 
     @property
-    def is_down(self) -> bool:
-        return self._probes_failed > 0
+    def is_open(self) -> bool:
+        return self._failures > 0
 
-    @contextmanager
-    def admission(self, waiter: Waiter) -> Iterator[bool]:
-        """Wait for a place, and for a turn to log in; the place is held to the end of the block.
+    @property
+    def probe_in_seconds(self) -> float:
+        """When the next probe is due; 0 or less when it is."""
+        return self._probe_at - self._clock()
 
-        Yields whether the attempt is a probe of a host that is down.
-        """
-        ticket, probe = self._place(waiter)
-        try:
-            waiter.pause(self._logins.take())
-            yield probe
-        finally:
-            ticket.leave()
-
-    def _place(self, waiter: Waiter) -> tuple[Ticket, bool]:
-        while True:
-            down = self.is_down
-            ticket = (self._probes if down else self._connects).queue()
-            try:
-                granted = waiter.wait_for_place(ticket)
-                if granted and down:
-                    self._wait_to_probe(waiter)
-            except BaseException:
-                ticket.leave()
-                raise
-            if granted and down == self.is_down:
-                return ticket, down
-            ticket.leave()
-            waiter.pay_for(0.0)  # never while a place is held, or about to be given
-
-    def _wait_to_probe(self, waiter: Waiter) -> None:
-        """Until the probe is due; an attempt that was under way before may end it sooner."""
-        while self.is_down and (left := self._probe_at - self._clock()) > 0:
-            waiter.pay_for(min(left, LOOK_AGAIN_SECONDS))
-
-    def worked(self) -> None:
-        """A mailbox was connected, whatever became of its login."""
+    def record_success(self) -> bool:
+        """It answered; returns whether that closes the breaker."""
         with self._lock:
-            was_down = self.is_down
+            was_open = self.is_open
             self._failed.clear()
-            self._probes_failed = 0
-        if was_down:
-            logger.info("%s answers again: its mailboxes return", sanitize(self._name))
+            self._failures = 0
+        return was_open
 
-    def failed(self, mailbox_id: str, why: str, probe: bool) -> None:
-        """A mailbox could not connect; while the host is down only a probe tells anything new."""
-        with self._lock:
-            if self.is_down and not probe:
-                return
-            self._failed.add(mailbox_id)
-            if not self.is_down and len(self._failed) < FAILURES_THAT_MEAN_DOWN:
-                return
-            self._probes_failed += 1
-            wait = self._backoff.wait_seconds(self._probes_failed)
-            self._probe_at = self._clock() + wait
-            went_down = self._probes_failed == 1
-        if went_down:
-            logger.warning(
-                "%s is down: %d mailboxes in a row could not connect (%s); one tries again in %s, "
-                "the others wait for it",
-                sanitize(self._name),
-                FAILURES_THAT_MEAN_DOWN,
-                sanitize(why),
-                seconds_text(wait),
-            )
+    def record_failure(
+        self, caller: str, probe: bool = False, wait_seconds: float | None = None
+    ) -> bool:
+        """``caller`` could not reach it; returns whether that opens the breaker.
 
-
-class Hosts:
-    """The hosts that mailboxes lead to. Any thread may call."""
-
-    def __init__(
-        self,
-        limits: Limits,
-        clock: Callable[[], float],
-        make_gate: Callable[[int], Gate] = Gate,
-    ) -> None:
-        self._limits = limits
-        self._clock = clock
-        self._make_gate = make_gate
-        self._lock = threading.Lock()
-        self._hosts: dict[tuple[str, int, bool], Host] = {}
-
-    def at(self, name: str, port: int, starttls: bool = False) -> Host:
-        """The host of that name and port, the same one each time.
-
-        Rows that use it in the wrong way, TLS or STARTTLS, must not make it look down to others.
+        While it is open only a probe tells anything new. The next probe is due after the back-off,
+        or after ``wait_seconds``.
         """
-        key = (name.lower(), port, starttls)
         with self._lock:
-            if key not in self._hosts:
-                shown = f"{name}:{port}"
-                self._hosts[key] = Host(shown, self._limits, self._clock, self._make_gate)
-            return self._hosts[key]
+            if self.is_open and not probe:
+                return False
+            self._failed.add(caller)
+            if not self.is_open and len(self._failed) < self._threshold:
+                return False
+            self._failures += 1
+            if wait_seconds is None:
+                wait_seconds = self._backoff.wait_seconds(self._failures)
+            self._probe_at = self._clock() + wait_seconds
+            return self._failures == 1

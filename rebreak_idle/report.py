@@ -1,37 +1,49 @@
-"""What SIGUSR1 prints: every mailbox that is not simply idle, a count, and stuck threads."""
+"""What SIGUSR1 prints: a count, every mailbox that is not simply idle, and stuck threads."""
 
 from __future__ import annotations
 
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from .backoff import seconds_text
+from .limits import seconds_text
 from .log import Logger, sanitize
 from .log import database_logger as logger
-from .worker import IdleWorker, State, Status
+from .status import State, Status
+from .worker import IdleWorker
 
 NO_PROGRESS_SECONDS = 60.0
+# Nobody reads more, and the log's queue holds ten thousand lines.
+MAX_MAILBOXES = 2000
 
 
-def report(workers: Iterable[IdleWorker]) -> None:
+def report(workers: Sequence[IdleWorker]) -> None:
     """Log how all the workers are doing. Any thread may call."""
-    states: Counter[State] = Counter()
-    for worker in workers:
-        status = worker.status()
-        states[status.state] += 1
-        mailbox_logger = Logger(worker.mailbox.name)
-        if status.state is not State.IDLING or status.owes:
-            mailbox_logger.info("%s", _described(status))
-        if status.late_seconds > NO_PROGRESS_SECONDS:
-            _log_stack(worker, mailbox_logger, status.late_seconds)
-    counts = ", ".join(f"{count} {state.value}" for state, count in sorted_by_name(states))
-    logger.info("states — %s", counts or "no mailboxes")
+    found = [(worker, worker.status()) for worker in workers]
+    counts = Counter(status.state for _, status in found)
+    by_name = sorted((state.value, count) for state, count in counts.items())
+    text = ", ".join(f"{count} {state}" for state, count in by_name)
+    logger.info("states — %s", text or "no mailboxes")
+    remarkable = [(w, s) for w, s in found if s.state is not State.IDLING or s.owes or _is_late(s)]
+    for worker, status in remarkable[:MAX_MAILBOXES]:
+        _log_mailbox(worker, status)
+    if len(remarkable) > MAX_MAILBOXES:
+        logger.info("and %d mailboxes more that are not idle", len(remarkable) - MAX_MAILBOXES)
 
 
-def sorted_by_name(states: Counter[State]) -> list[tuple[State, int]]:
-    return sorted(states.items(), key=lambda item: item[0].value)
+def _is_late(status: Status) -> bool:
+    return status.late_seconds > NO_PROGRESS_SECONDS
+
+
+def _log_mailbox(worker: IdleWorker, status: Status) -> None:
+    mailbox_logger = Logger(worker.mailbox.name)
+    mailbox_logger.info("%s", sanitize(_described(status)))
+    if _is_late(status):
+        late = seconds_text(status.late_seconds)
+        mailbox_logger.warning("no progress for %s; its thread is at:", late)
+        for line in _stack(worker.works_on or worker.ident or 0):
+            mailbox_logger.warning("%s", line)
 
 
 def _described(status: Status) -> str:
@@ -41,13 +53,11 @@ def _described(status: Status) -> str:
     if status.next_try_seconds is not None:
         parts.append(f"next try in {seconds_text(round(status.next_try_seconds))}")
     if status.trouble:
-        parts.append(f"last trouble: {sanitize(status.trouble)}")
+        parts.append(f"last trouble: {status.trouble}")
     return ", ".join(parts)
 
 
-def _log_stack(worker: IdleWorker, mailbox_logger: Logger, late_seconds: float) -> None:
-    mailbox_logger.warning("no progress for %s; its thread is at:", seconds_text(late_seconds))
-    frame = sys._current_frames().get(worker.ident or 0)
-    for entry in traceback.format_stack(frame) if frame else []:
-        for line in entry.splitlines():
-            mailbox_logger.warning("%s", line)
+def _stack(thread: int) -> list[str]:
+    frame = sys._current_frames().get(thread)
+    entries = traceback.format_stack(frame) if frame else []
+    return [line for entry in entries for line in entry.splitlines()]

@@ -9,63 +9,69 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from .backoff import Backoff, seconds_text
+from .config import Config
 from .errors import DatabaseError
+from .limits import Backoff, seconds_text
 from .log import database_logger as logger
-from .log import sanitize, truncate
+from .log import sanitize
 from .mailbox import Mailbox, diff
 from .report import report
-from .scan.pending import PendingScan
-from .turns import relieve
+from .scan.scanner import Scanner
 from .worker import IdleWorker
 
 READ_RETRY_INITIAL_SECONDS = 1.0
-# How often the supervisor looks after requests and turns, and after threads that make no progress.
+# How often the supervisor looks after requests and threads.
 WATCH_SECONDS = 5.0
 OVERDUE_SECONDS = 60.0
-# An orderly stop, counted from the signal: scans under way may end until the first, then they are
-# cut; sessions may log out until the second (LOGOUT has 3 s), then they are cut; the rest of the
-# contract's 10 s is for the interpreter to end.
+# An orderly stop, counted from the signal: scans under way may end until the first, sessions may
+# log out until the second, then they are aborted; the rest of the contract's 10 s is for the
+# interpreter to end.
 SCANS_END_SECONDS = 3.0
 SESSIONS_END_SECONDS = 7.0
 STOP_SECONDS = 8.0
 
 
 class MakeWorker(Protocol):
-    """Makes the worker of a mailbox, not started; the debt is its predecessor's."""
+    """Makes the worker of a mailbox, not started; the scanner is its predecessor's."""
 
     def __call__(
-        self, mailbox: Mailbox, ended: Callable[[IdleWorker], None], debt: PendingScan | None
+        self, mailbox: Mailbox, ended: Callable[[IdleWorker], None], scanner: Scanner | None
     ) -> IdleWorker: ...
 
 
-class RequestsUnderWay(Protocol):
-    """What the supervisor uses of the backend: see `backend.Backend`."""
+class Scans(Protocol):
+    """What the supervisor uses of the scan requests."""
 
-    def cut_overdue(self) -> None: ...
-    def cut_all(self) -> None: ...
+    def abort_overdue(self) -> None: ...
+    def stop(self) -> None:
+        """No request begins from now on."""
+
+    def wait_for_end(self, seconds: float) -> None:
+        """Wait for those under way, then abort them."""
 
 
 class Supervisor:
     """Starts, stops and replaces workers, so that each active row has one.
 
     All of it happens on the thread that calls `run`; other threads and signal handlers reach it
-    by `post`.
+    by `post` and `stop`.
     """
 
     def __init__(
         self,
         read_rows: Callable[[], list[Mailbox]],
         make_worker: MakeWorker,
-        requests: RequestsUnderWay,
-        refresh_interval_seconds: float,
-        most_sessions: int,
+        scans: Scans,
+        refreshed: Callable[[list[Mailbox]], None],
+        config: Config,
+        max_sessions: int,
     ) -> None:
         self._read_rows = read_rows
         self._make_worker = make_worker
-        self._requests = requests
-        self._interval = refresh_interval_seconds
-        self._most_sessions = most_sessions
+        self._scans = scans
+        self._on_refreshed = refreshed
+        self._interval = config.refresh_interval_seconds
+        self._max_sessions = max_sessions
         self._retries = Backoff(
             min(READ_RETRY_INITIAL_SECONDS, self._interval), self._interval, random.random
         )
@@ -73,11 +79,12 @@ class Supervisor:
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._workers: dict[str, IdleWorker] = {}
         self._wanted: dict[str, Mailbox] = {}
-        self._inherited: dict[str, PendingScan] = {}
+        self._carried_over: dict[str, Scanner] = {}
         self._read_at = time.monotonic()
-        self._reading = self._read_again = self._stopping = False
+        self._reading = self._read_again = False
+        self._stop_asked_at: float | None = None
         self._failures = 0
-        self._relieve_at = self._watch_at = 0.0
+        self._watch_at = self._overdue_at = 0.0
 
     def post(self, event: Callable[[], None]) -> None:
         """Have ``event`` called on the supervisor's thread. Any thread, any signal handler."""
@@ -95,21 +102,22 @@ class Supervisor:
 
     def report(self) -> None:
         """Log how the mailboxes are doing."""
-        report(self._workers.values())
+        report(list(self._workers.values()))
 
     def stop(self) -> None:
-        """Leave `run`."""
-        self._stopping = True
+        """Leave `run`, whatever it does. Any thread, any signal handler."""
+        if self._stop_asked_at is None:
+            self._stop_asked_at = time.monotonic()
+        self.post(lambda: None)
 
     def run(self) -> list[str]:
         """Work until `stop`, then stop every worker; the names of those that would not."""
-        while not self._stopping:
+        while self._stop_asked_at is None:
             if not self._reading and time.monotonic() >= self._read_at:
                 self._start_reading()
             self._wait_for_event()
-            self._requests.cut_overdue()
-            self._look_after_threads()
-        return self._stop_workers()
+            self._watch()
+        return self._stop_workers(self._stop_asked_at)
 
     def _wait_for_event(self) -> None:
         wait = WATCH_SECONDS
@@ -151,15 +159,18 @@ class Supervisor:
         self._read_over(self._interval)
         self._wanted = {mailbox.id: mailbox for mailbox in rows}
         self._reconcile()
+        if self._stop_asked_at is not None:
+            return
         sessions = sum(id_ in self._wanted for id_ in self._workers)
-        if len(rows) > self._most_sessions:
+        if len(rows) > self._max_sessions:
             logger.error(
                 "%d active connections need more file descriptors than this process may have, "
                 "enough for %d: raise its limit (ulimit -Hn) and start it again",
                 len(rows),
-                self._most_sessions,
+                self._max_sessions,
             )
         logger.info("refreshed — %d active connections, %d sessions", len(rows), sessions)
+        self._on_refreshed(rows)
 
     def not_read(self, text: str) -> None:
         """The rows could not be read: nothing is closed, and they are read again sooner."""
@@ -185,80 +196,87 @@ class Supervisor:
         difference = diff(running, self._wanted.values())
         for id_ in (*difference.removed, *difference.changed):
             self._workers[id_].ask_to_stop()
+        for id_ in difference.removed:
+            self._workers[id_].scanner.withdraw()
         for id_ in difference.added:
+            if self._stop_asked_at is not None:
+                return
             self._start(self._wanted[id_])
 
     def _start(self, mailbox: Mailbox) -> None:
         try:
-            worker = self._make_worker(mailbox, self._ended, self._inherited.get(mailbox.id))
+            worker = self._make_worker(mailbox, self._ended, self._carried_over.get(mailbox.id))
             worker.start()
         except (RuntimeError, OSError) as error:
             logger.error(
-                "no session for %s (%s): next try at the next refresh", mailbox.name, error
+                "no session for %s (%s): next try at the next refresh",
+                sanitize(mailbox.name),
+                error,
             )
         else:
             self._workers[mailbox.id] = worker
-            self._inherited.pop(mailbox.id, None)
+            self._carried_over.pop(mailbox.id, None)
 
     def _ended(self, worker: IdleWorker) -> None:
         """Called by a worker on its own thread when it is about to end."""
-        self.post(lambda: self._bury(worker))
+        self.post(lambda: self._reap(worker))
 
-    def _bury(self, worker: IdleWorker) -> None:
-        """Replace a worker that ended, if its mailbox is wanted; what it owes is inherited."""
+    def _reap(self, worker: IdleWorker) -> None:
+        """Replace a worker that ended, if its mailbox is wanted; what it owes is carried over."""
         worker.join()
-        mailbox = self._wanted.get(worker.mailbox.id)
-        del self._workers[worker.mailbox.id]
+        id_ = worker.mailbox.id
+        if self._workers.get(id_) is not worker:
+            return  # found dead before it could say so
+        del self._workers[id_]
+        mailbox = self._wanted.get(id_)
         if mailbox is None:
             return
-        self._inherited[mailbox.id] = worker.debt
-        if worker.stop.is_set():
+        self._carried_over[id_] = worker.scanner
+        if worker.is_stopping():
             self._start(mailbox)
         else:
             logger.error(
-                "the thread of %s died: started anew at the next refresh", truncate(mailbox.name)
+                "the thread of %s died: started anew at the next refresh", sanitize(mailbox.name)
             )
 
-    def _look_after_threads(self) -> None:
-        """The last net: a thread that hangs in spite of every time-out gets its connection cut, and
-        keeps nobody else from running meanwhile.
-        """
+    # The last net
+
+    def _watch(self) -> None:
+        """Look after requests that take too long, and threads that died or hang."""
         now = time.monotonic()
-        if now >= self._relieve_at:
-            self._relieve_at = now + WATCH_SECONDS
-            relieve()
-        if now >= self._watch_at:
-            self._watch_at = now + OVERDUE_SECONDS
+        if now < self._watch_at:
+            return
+        self._watch_at = now + WATCH_SECONDS
+        self._scans.abort_overdue()
+        for worker in list(self._workers.values()):
+            if not worker.is_alive():
+                self._reap(worker)
+        if now >= self._overdue_at:
+            self._overdue_at = now + OVERDUE_SECONDS
             self._free_overdue_workers()
 
     def _free_overdue_workers(self) -> None:
         for worker in self._workers.values():
             if worker.is_overdue():
-                name, state = truncate(worker.mailbox.name), worker.state.value
+                name, state = sanitize(worker.mailbox.name), worker.state.value
                 logger.error("%s makes no progress (%s): its connection is cut", name, state)
-                worker.cut()
+                worker.abort()
 
-    def _stop_workers(self) -> list[str]:
+    def _stop_workers(self, asked_at: float) -> list[str]:
         workers = list(self._workers.values())
         logger.info("stopping — logging out of %d sessions", len(workers))
-        started = time.monotonic()
         for worker in workers:
             worker.ask_to_stop()
-        relieve()
-        alive = _join(workers, started + SCANS_END_SECONDS)
-        relieve()
-        self._requests.cut_all()
-        alive = _join(alive, started + SESSIONS_END_SECONDS)
+        self._scans.stop()
+        alive = _join(workers, asked_at + SESSIONS_END_SECONDS)
+        self._scans.wait_for_end(asked_at + SCANS_END_SECONDS - time.monotonic())
         for worker in alive:
-            worker.cut()
-        return [worker.mailbox.name for worker in _join(alive, started + STOP_SECONDS)]
+            worker.abort()
+        return [worker.mailbox.name for worker in _join(alive, asked_at + STOP_SECONDS)]
 
 
 def _join(workers: list[IdleWorker], deadline: float) -> list[IdleWorker]:
-    """Wait for all against one deadline; those that still run.
-
-    The last ones first: they end last, and each wait that ends takes time from those that run.
-    """
-    for worker in reversed(workers):
+    """Wait for all against one deadline; those that still run."""
+    for worker in workers:
         worker.join(max(0.0, deadline - time.monotonic()))
     return [worker for worker in workers if worker.is_alive()]

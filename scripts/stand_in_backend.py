@@ -254,7 +254,7 @@ class Scanner:
 
     def __init__(self, config: Config, judge: Judge) -> None:
         self._store = ConnectionStore(config.database, config.query)
-        self._vault = PasswordCipher(config.encryption_key, config.encryption_layout)
+        self._cipher = PasswordCipher(config.encryption_key, config.encryption_layout)
         self._timeout_seconds = config.imap_timeout_seconds
         self._judge = judge
         self._context = ssl.create_default_context()
@@ -293,7 +293,7 @@ class Scanner:
         if mailbox.problem:
             raise Refusal(HTTPStatus.BAD_GATEWAY, f"{mailbox.name}: {mailbox.problem}")
         try:
-            password = self._vault.open(mailbox.stored_password)
+            password = self._cipher.decrypt(mailbox.stored_password)
             with logged_in(mailbox, password, self._context, self._timeout_seconds) as client:
                 return scan_inbox(client, ledger, self._judge)
         except (PasswordUnreadable, IMAPClientError, OSError, ValueError) as error:

@@ -26,8 +26,6 @@ from servers import (
 )
 from waiting import threads_left_behind
 
-from rebreak_idle import crew
-
 THREAD_END_SECONDS = 5.0
 
 Run = Callable[..., Daemon]
@@ -51,9 +49,8 @@ def programs_required() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def no_thread_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fail a test whose threads do not end with it; the crew's do when they have nothing to do."""
-    monkeypatch.setattr(crew, "IDLE_SECONDS", 0.5)
+def no_thread_left_behind() -> Iterator[None]:
+    """Fail a test whose threads do not end with it."""
     before = set(threading.enumerate())
     yield
     left = threads_left_behind(before, THREAD_END_SECONDS)

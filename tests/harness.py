@@ -1,7 +1,7 @@
 """One mailbox watched by the real worker in the test's own process, and the promise that it keeps.
 
 `Watched` wires an `IdleWorker` as the program does: a real session to a scripted server, real
-requests to a `JudgingBackend`, a real gate and stop. Only the waits are short.
+requests to a `JudgingBackend`, a real line of scans. Only the waits are short.
 """
 
 import itertools
@@ -9,48 +9,67 @@ import logging
 import ssl
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Self
 
 from recording_backend import RecordingBackend, Request, Script, _Handler
-from rig import ADMIN_SECRET
+from rig import ADMIN_SECRET, ENCRYPTION_KEY
 from scripted_imap import Mailbox, ScriptedImap
 from waiting import wait_for
 
 from rebreak_idle import log as logs
-from rebreak_idle.crew import Crew
-from rebreak_idle.gate import Gate
+from rebreak_idle.config import Config, load
+from rebreak_idle.faults import UnexpectedErrors
+from rebreak_idle.hosts import Hosts
+from rebreak_idle.imap.connector import Connector
 from rebreak_idle.imap.responses import Line
-from rebreak_idle.imap.session import Connector
-from rebreak_idle.limits import Hosts, Limits
 from rebreak_idle.mailbox import Mailbox as Row
-from rebreak_idle.scan.client import Backend
-from rebreak_idle.wake import Stop
-from rebreak_idle.worker import IdleWorker, Services, SessionLike, Timing
+from rebreak_idle.scan.client import ScanClient
+from rebreak_idle.scan.line import ScanLine
+from rebreak_idle.services import Services, SessionLike
+from rebreak_idle.worker import IdleWorker
 
 # Whatever is found within so long was not found by a time-out, a poll or a renewal: those are a
 # minute and more away unless a test asks for shorter ones.
 PROMPT_SECONDS = 8.0
-# A stop as the program does it: scans may end until the first, then they are cut.
-SCANS_END_SECONDS = 3.0
 STOP_SECONDS = 10.0
-SCAN_PLACES = 16
-CONNECTS_AT_ONCE = 8
-LOGINS_PER_SECOND = 20
 
-# As in the program, one of each for the whole process.
-_crew = Crew()
 
-QUICK = Timing(
-    idle_renew_seconds=1500.0,
-    idle_check_seconds=60.0,
-    poll_interval_seconds=0.2,
-    reconnect_initial_seconds=0.05,
-    reconnect_max_seconds=0.2,
-    auth_retry_seconds=900.0,
-    imap_timeout_seconds=5.0,
-    scan_timeout_seconds=20.0,
-)
+def quick_config(**settings: Any) -> Config:
+    """A configuration with short waits; `settings` are fields of `Config`."""
+    required = {
+        "DATABASE_URL": "postgresql://localhost/none",
+        "ADMIN_SECRET": ADMIN_SECRET,
+        "ENCRYPTION_KEY": ENCRYPTION_KEY,
+        "IMAP_ALLOW_PRIVATE_HOSTS": "true",
+    }
+    return replace(load(required), **{**QUICK, **settings})
+
+
+QUICK: dict[str, Any] = {
+    "poll_interval_seconds": 0.2,
+    "reconnect_initial_seconds": 0.05,
+    "reconnect_max_seconds": 0.2,
+    "imap_timeout_seconds": 5.0,
+    "scan_timeout_seconds": 20.0,
+}
+
+
+class Scans:
+    """A line of scan requests to one backend, and its threads."""
+
+    def __init__(self, config: Config) -> None:
+        self.client = ScanClient(config)
+        self._threads = ThreadPoolExecutor(config.scan_concurrency, "scan")
+        self.line = ScanLine(self.client, self._threads, time.monotonic)
+
+    def close(self) -> None:
+        """End what is under way, as the program does at its stop, and the threads."""
+        self.line.stop()
+        self.line.wait_for_end(0.0)
+        self._threads.shutdown()
+        self.client.close()
 
 
 class JudgingBackend(RecordingBackend):
@@ -103,16 +122,16 @@ def assert_stays(condition: Callable[[], object], seconds: float, what: str) -> 
 
 
 class _Lines(logging.Handler):
-    """Keeps the log lines of one mailbox, formatted as the program writes them."""
+    """Keeps the log lines of one mailbox and of the backend, as the program writes them."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.lines: list[str] = []
-        self._prefix = f"idle/{name}"
-        self.setFormatter(logs._Formatter())
+        self._prefixes = (f"idle/{name}", "idle/backend")
+        self.setFormatter(logs.Formatter())
 
     def emit(self, record: logging.LogRecord) -> None:
-        if getattr(record, "prefix", "") == self._prefix:
+        if getattr(record, "prefix", "") in self._prefixes:
             self.lines += self.format(record).split("\n")
 
 
@@ -131,10 +150,25 @@ class _CountedSession:
         return self._session.wait(seconds)
 
 
+class _CountingConnector:
+    """Makes real sessions and counts how often the worker waits on them."""
+
+    def __init__(self, connector: Connector, count: Callable[[], None]) -> None:
+        self._connector = connector
+        self._count = count
+
+    def session(self, row: Row, is_stopping: Callable[[], bool]) -> SessionLike:
+        return _CountedSession(self._connector.session(row, is_stopping), self._count)
+
+    def forget_all_but(self, rows: list[Row]) -> None:
+        self._connector.forget_all_but(rows)
+
+
 class Watched:
     """One mailbox on `server`, watched for the length of a `with` block.
 
-    `timing` overrides what `QUICK` says. `client` and `scans` are made where they are not given.
+    `settings` are fields of `Config` and override what `QUICK` says. `scans` are made where they
+    are not given.
     """
 
     _numbers = itertools.count(1)
@@ -146,9 +180,8 @@ class Watched:
         context: ssl.SSLContext,
         *,
         login: str = "user@example.org",
-        client: Backend | None = None,
-        scans: Gate | None = None,
-        **timing: float,
+        scans: Scans | None = None,
+        **settings: Any,
     ) -> None:
         id_ = str(next(self._numbers))
         self.row = Row(
@@ -163,37 +196,26 @@ class Watched:
         )
         self.waits = 0
         """How often the worker began to wait for the server in IDLE."""
-        self.timing = replace(QUICK, **timing)
+        self.config = quick_config(backend_url=backend.url, **settings)
         self._handler = _Lines(self.row.name)
         self._context = context
-        self._shared_client = client is not None
-        self._client = client or Backend(
-            backend.url, "x-admin-secret", ADMIN_SECRET, self.timing.scan_timeout_seconds
-        )
-        self._stop = Stop()
-        self._scans = scans or Gate(SCAN_PLACES)
-        self.worker = IdleWorker(self.row, self._surroundings(), self._stop, lambda _worker: None)
+        self._shared_scans = scans is not None
+        self._scans = scans or Scans(self.config)
+        self._connects = ThreadPoolExecutor(2, "connect")
+        self.worker = IdleWorker(self.row, self._services(), lambda _worker: None)
 
-    def _surroundings(self) -> Services:
-        connector = Connector(self._context, self.timing.imap_timeout_seconds, allow_private=True)
-
-        def connect(row: Row, stop: Stop) -> SessionLike:
-            return _CountedSession(connector.session(row, stop), self._count_wait)
-
+    def _services(self) -> Services:
+        connector = Connector(self._context, self.config)
         return Services(
-            connect=connect,
-            open_password=str,
-            backend=self._client,
-            crew=_crew,
-            scans=self._scans,
-            hosts=Hosts(self._limits(), time.monotonic),
-            timing=self.timing,
+            config=self.config,
+            connector=_CountingConnector(connector, self._count_wait),
+            decrypt=str,
+            connects=self._connects,
+            scans=self._scans.line,
+            hosts=Hosts(self.config, time.monotonic),
+            unexpected_errors=UnexpectedErrors(),
             clock=time.monotonic,
         )
-
-    def _limits(self) -> Limits:
-        initial, longest = self.timing.reconnect_initial_seconds, self.timing.reconnect_max_seconds
-        return Limits(CONNECTS_AT_ONCE, LOGINS_PER_SECOND, initial, longest)
 
     def __enter__(self) -> Self:
         logs.log.setLevel(logging.INFO)
@@ -210,15 +232,13 @@ class Watched:
             assert "unexpected error" not in self.text, self.text
 
     def stop(self) -> None:
-        """Stop in order, as the program does, and see that the thread ends."""
+        """Stop in order, and see that the threads end."""
         self.worker.ask_to_stop()
-        self.worker.join(SCANS_END_SECONDS)
-        if self.worker.is_alive():
-            self._client.cut_all()
-            self.worker.join(STOP_SECONDS - SCANS_END_SECONDS)
-        if not self._shared_client:
-            self._client.close()
+        self.worker.join(STOP_SECONDS)
+        if not self._shared_scans:
+            self._scans.close()
         assert not self.worker.is_alive(), f"did not stop: {self.text}"
+        self._connects.shutdown()
 
     # What it does
 

@@ -1,49 +1,56 @@
-"""The whole of supervisor, workers, scanners and gate in simulated time.
+"""The whole of supervisor, workers, scanners and line in simulated time.
 
-What is real: `Supervisor`, `IdleWorker`, `Scanner`, `Gate`, `PendingScan`, `UidTracker`, `Renewal`,
-their threads. What is simulated: the clock, and with it each wait; IMAP sessions, which keep to the
-contract of `rebreak_idle.imap.Session`; and the backend. One thread runs at a time: a worker that
-waits hands the turn back, so that a run is the same each time, and hours take milliseconds.
+What is real: `Supervisor`, `IdleWorker`, `Scanner`, `ScanLine`, `PendingScan`, `UidTracker`,
+`Renewal`, `Hosts`, their threads. What is simulated: the clock, and with it each wait; IMAP
+sessions, which keep to the contract of `rebreak_idle.imap.session.Session`; the pools of threads;
+and the backend. One thread runs at a time: one that waits hands the turn back, so that a run is the
+same each time, and hours take milliseconds.
 """
 
 import itertools
 import math
 import threading
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from typing import Any
 
-from rebreak_idle.crew import Crew, T
+from harness import quick_config
+
 from rebreak_idle.errors import (
+    BackendUnavailable,
     HostUnreachable,
     Interrupted,
     LoginRefused,
     ScanFailed,
     SessionLost,
 )
-from rebreak_idle.gate import Gate, Ticket
+from rebreak_idle.faults import UnexpectedErrors
+from rebreak_idle.hosts import Hosts
 from rebreak_idle.imap.responses import Kind, Line
 from rebreak_idle.imap.uids import Snapshot
-from rebreak_idle.limits import Hosts, Limits
 from rebreak_idle.mailbox import Mailbox
-from rebreak_idle.scan.client import ScanResult
-from rebreak_idle.scan.pending import PendingScan
+from rebreak_idle.scan.answer import ScanResult
+from rebreak_idle.scan.line import ScanLine
+from rebreak_idle.scan.scanner import Scanner
+from rebreak_idle.services import Services
 from rebreak_idle.supervisor import Supervisor
-from rebreak_idle.turns import away
-from rebreak_idle.wake import Stop
-from rebreak_idle.worker import IdleWorker, Services, Timing
+from rebreak_idle.worker import IdleWorker
 
 # A turn that does not come back in this time is a deadlock of the simulation.
 TURN_SECONDS = 20.0
 SILENCE_NOTICED_SECONDS = 90.0
-TIMING = Timing(
-    idle_renew_seconds=1500,
-    idle_check_seconds=600,
-    poll_interval_seconds=60,
-    reconnect_initial_seconds=5,
-    reconnect_max_seconds=300,
-    auth_retry_seconds=900,
-    imap_timeout_seconds=30,
-    scan_timeout_seconds=120,
+CONFIG = quick_config(
+    idle_renew_seconds=1500.0,
+    idle_check_seconds=600.0,
+    poll_interval_seconds=60.0,
+    reconnect_initial_seconds=5.0,
+    reconnect_max_seconds=300.0,
+    auth_retry_seconds=900.0,
+    imap_timeout_seconds=30.0,
+    scan_timeout_seconds=120.0,
+    host_connects_at_once=2,
 )
 
 
@@ -52,34 +59,34 @@ class Turns:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self._tasks: dict[IdleWorker, _Task] = {}
+        self._tasks: dict[threading.Thread, _Task] = {}
         self._current: _Task | None = None
         self._back = threading.Semaphore(0)
+        self.given = 0
+        """How often a thread was woken."""
 
     def clock(self) -> float:
         return self.now
 
-    def add(self, worker: IdleWorker) -> None:
-        self._tasks[worker] = _Task()
+    def add(self, thread: threading.Thread) -> None:
+        self._tasks[thread] = _Task()
 
-    def first_turn(self, worker: IdleWorker) -> None:
-        """On the worker's thread: wait to be let in."""
-        with away:
-            assert self._tasks[worker].turn.acquire(timeout=TURN_SECONDS)
+    def first_turn(self, thread: threading.Thread) -> None:
+        """On the thread: wait to be let in."""
+        assert self._tasks[thread].turn.acquire(timeout=TURN_SECONDS)
 
-    def last_turn(self, worker: IdleWorker) -> None:
-        """On the worker's thread: it ends."""
-        del self._tasks[worker]
+    def last_turn(self, thread: threading.Thread) -> None:
+        """On the thread: it ends."""
+        del self._tasks[thread]
         self._back.release()
 
     def wait(self, until: float, ready: Callable[[], bool] = lambda: False) -> bool:
-        """On a worker's thread: wait in simulated time; whether `ready` came true by then."""
+        """On the thread whose turn it is: wait in simulated time; whether `ready` came true."""
         task = self._current
         assert task is not None
         task.until, task.ready = until, ready
         self._back.release()
-        with away:
-            assert task.turn.acquire(timeout=TURN_SECONDS)
+        assert task.turn.acquire(timeout=TURN_SECONDS)
         return ready()
 
     def run_until(self, end: float, between: Callable[[], None]) -> None:
@@ -95,6 +102,7 @@ class Turns:
                 self.now = max(self.now, upcoming)
                 continue
             self._current = task
+            self.given += 1
             task.turn.release()
             assert self._back.acquire(timeout=TURN_SECONDS), "a worker did not give its turn back"
 
@@ -110,47 +118,76 @@ class _Task:
     turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
 
-class SimulatedStop(Stop):
+class SimulatedEvent(threading.Event):
     def __init__(self, turns: Turns) -> None:
         super().__init__()
         self._turns = turns
 
-    def wait(self, seconds: float) -> bool:
-        return self._turns.wait(self._turns.now + max(0.0, seconds), self.is_set)
+    def wait(self, timeout: float | None = None) -> bool:
+        until = math.inf if timeout is None else self._turns.now + max(0.0, timeout)
+        return self._turns.wait(until, self.is_set)
 
 
-class SimulatedCrew(Crew):
-    def do(self, task: Callable[[], T]) -> T:
+class SimulatedConnects(Executor):
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """On the worker's own thread, whose turn it is."""
-        return task()
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
 
 
-class SimulatedGate(Gate):
-    def __init__(self, turns: Turns, places: int) -> None:
-        super().__init__(places)
-        self.turns = turns
+class SimulatedPool(Executor):
+    """So many threads that take tasks in order, each in its turn."""
 
-    def _new_ticket(self) -> Ticket:
-        return SimulatedTicket(self)
+    def __init__(self, turns: Turns, size: int) -> None:
+        self._turns = turns
+        self._tasks: deque[Callable[[], object]] = deque()
+        self._ended = False
+        self._threads = [threading.Thread(target=self._run, name="scan") for _ in range(size)]
+        for thread in self._threads:
+            turns.add(thread)
+            thread.start()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self._tasks.append(fn)
+        return Future()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._ended = True
+
+    def _run(self) -> None:
+        thread = threading.current_thread()
+        self._turns.first_turn(thread)
+        while self._turns.wait(math.inf, lambda: bool(self._tasks) or self._ended):
+            if self._ended:
+                break
+            self._tasks.popleft()()
+        self._turns.last_turn(thread)
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(TURN_SECONDS)
+            assert not thread.is_alive()
 
 
-class SimulatedTicket(Ticket):
-    def __init__(self, gate: SimulatedGate) -> None:
-        super().__init__(gate)
-        self._turns = gate.turns
-        self._is_woken = False
+class SimulatedLine(ScanLine):
+    turns: Turns
 
-    def wake(self) -> None:
-        super().wake()
-        self._is_woken = True
-
-    def wait(self, seconds: float) -> bool:
-        if not self._may_go_on():
-            self._turns.wait(self._turns.now + max(0.0, seconds), self._may_go_on)
-        return self.granted
+    def pause(self, seconds: float | None) -> None:
+        """The wait for a change, without the lock that others need."""
+        until = math.inf if seconds is None else self.turns.now + seconds
+        self._changed.release()
+        try:
+            self.turns.wait(until, self._may_go_on)
+        finally:
+            self._changed.acquire()
 
     def _may_go_on(self) -> bool:
-        return self.granted or self._is_woken
+        due = not self._is_probing and self._breaker.probe_in_seconds <= 0
+        return self._is_stopping or not self._breaker.is_open or due
 
 
 class SimulatedWorker(IdleWorker):
@@ -202,10 +239,10 @@ class Server:
 class SimulatedSession:
     """One connection to a server, as `rebreak_idle.imap.Session` behaves."""
 
-    def __init__(self, server: Server, turns: Turns, stop: Stop) -> None:
+    def __init__(self, server: Server, turns: Turns, is_stopping: Callable[[], bool]) -> None:
         self._server = server
         self._turns = turns
-        self._stop = stop
+        self._is_stopping = is_stopping
         self.pending: list[Line] = []
         """On the way to the client."""
         self.heard: list[Line] = []
@@ -215,9 +252,6 @@ class SimulatedSession:
     @property
     def offers_idle(self) -> bool:
         return self._server.offers_idle
-
-    def connect(self) -> None: ...
-    def login(self, password: str) -> None: ...
 
     def open(self, password: str) -> None:
         try:
@@ -246,6 +280,8 @@ class SimulatedSession:
         if not self.heard and seconds > 0:
             self._turns.wait(self._turns.now + seconds, self._something_to_read)
             self._receive()
+        if not self.heard and self._is_stopping():
+            raise Interrupted("stopping")
         if not self.heard and self._is_gone():
             raise SessionLost("gone")
         return self.take_events()
@@ -261,11 +297,13 @@ class SimulatedSession:
         heard, self.heard = self.heard, []
         return heard
 
-    def close(self) -> None:
+    def close(self, wait: bool = True) -> None:
         if self in self._server.sessions:
             self._server.sessions.remove(self)
 
-    def cut(self) -> None:
+    def interrupt(self) -> None: ...
+
+    def abort(self) -> None:
         self.dead = True
 
     def vanish(self) -> None:
@@ -282,7 +320,7 @@ class SimulatedSession:
         return (
             bool(self.pending and not self.silent)
             or self._is_gone()
-            or self._stop.is_set()
+            or self._is_stopping()
             or (self.selected and not self.idling)
         )
 
@@ -293,14 +331,14 @@ class SimulatedSession:
     def _command(self, needs_login: bool = True) -> None:
         """Any command: it takes a moment, or its whole time-out."""
         server = self._server
-        if self._stop.is_set():
+        if self._is_stopping():
             raise Interrupted("stopping")
         if self.dead or not server.up:
             self.dead = True
             raise SessionLost("connection refused or reset")
         if server.stalled or self.silent:
-            self._turns.wait(self._turns.now + TIMING.imap_timeout_seconds, self._stop.is_set)
-            raise Interrupted("stopping") if self._stop.is_set() else SessionLost("time-out")
+            self._turns.wait(self._turns.now + CONFIG.imap_timeout_seconds, self._is_stopping)
+            raise Interrupted("stopping") if self._is_stopping() else SessionLost("time-out")
         self._turns.wait(self._turns.now + 0.01)
         if self.dead:
             raise SessionLost("reset")
@@ -329,34 +367,42 @@ class World:
         self.scan_seconds = 0.0
         self.places = places
         self.workers: list[IdleWorker] = []
-        self._shared = Services(
-            connect=lambda mailbox, stop: SimulatedSession(
-                self.servers[mailbox.id], self.turns, stop
-            ),
-            open_password=str,
-            backend=self,
-            crew=SimulatedCrew(),
-            scans=SimulatedGate(self.turns, places),
-            hosts=Hosts(
-                Limits(2, 20, 5, 300), self.turns.clock, lambda n: SimulatedGate(self.turns, n)
-            ),
-            timing=TIMING,
+        self._pool = SimulatedPool(self.turns, places)
+        self.line = SimulatedLine(self, self._pool, self.turns.clock)
+        self.line.turns = self.turns
+        self._services = Services(
+            config=CONFIG,
+            connector=self,
+            decrypt=str,
+            connects=SimulatedConnects(),
+            scans=self.line,
+            hosts=Hosts(CONFIG, self.turns.clock),
+            unexpected_errors=UnexpectedErrors(),
             clock=self.turns.clock,
+            make_event=lambda: SimulatedEvent(self.turns),
         )
-        self.supervisor = Supervisor(list, self._make_worker, self, 300, 1000)
+        self.supervisor = Supervisor(
+            list, self._make_worker, self.line, self._services.forget_all_but, CONFIG, 1000
+        )
 
     @staticmethod
     def _row(id_: str, password: str) -> Mailbox:
         return Mailbox(id_, "u", f"{id_}@example.org", "host", 993, id_, password)
 
     def _make_worker(
-        self, mailbox: Mailbox, ended: Callable[[IdleWorker], None], debt: PendingScan | None
+        self, mailbox: Mailbox, ended: Callable[[IdleWorker], None], scanner: Scanner | None
     ) -> IdleWorker:
-        stop = SimulatedStop(self.turns)
-        worker = SimulatedWorker(mailbox, self._shared, stop, ended, debt)
+        worker = SimulatedWorker(mailbox, self._services, ended, scanner)
         worker.turns = self.turns
         self.workers.append(worker)
         return worker
+
+    # the connector
+
+    def session(self, mailbox: Mailbox, is_stopping: Callable[[], bool]) -> SimulatedSession:
+        return SimulatedSession(self.servers[mailbox.id], self.turns, is_stopping)
+
+    def forget_all_but(self, mailboxes: list[Mailbox]) -> None: ...
 
     # the backend
 
@@ -373,13 +419,17 @@ class World:
             self.under_way.remove(mailbox.id)
         if self.backend_mood == "failing":
             raise ScanFailed("500")
+        if self.backend_mood == "away":
+            raise BackendUnavailable("503", is_certain=False)
+        if self.backend_mood == "unreachable":
+            raise BackendUnavailable("refused", is_certain=True)
         if self.backend_mood == "busy":
             raise ScanFailed("429", retry_after_seconds=20)
         scan.succeeded = True
         return ScanResult(1, 0)
 
-    def cut_overdue(self) -> None: ...
-    def cut_all(self) -> None: ...
+    def abort_overdue(self) -> None: ...
+    def abort_all(self) -> None: ...
 
     # what happens
 
@@ -422,3 +472,6 @@ class World:
         for worker in self.workers:
             worker.join(TURN_SECONDS)
             assert not worker.is_alive()
+        self.line.stop()
+        self.pass_time(1)
+        self._pool.join()

@@ -1,4 +1,4 @@
-"""How the modules hang together, and what the program relies on in other people's packages."""
+"""How the rooms hang together, and what the program relies on in other people's packages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import imaplib
 import inspect
 import ssl
+import subprocess
 import sys
 from collections import deque
 from pathlib import Path
@@ -17,105 +18,87 @@ import pytest
 from imapclient.tls import IMAP4_TLS
 
 import rebreak_idle
-from rebreak_idle.imap.transport import Client, Transport
+from rebreak_idle.imap.transport import PRIVATE_NAMES, Client, Transport
 
 PACKAGE = Path(rebreak_idle.__file__).parent
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+MAX_FILE_LINES = 300
 
-LEAVES = {
-    "addresses", "backoff", "crew", "debt", "errors", "gate", "logs", "mailbox", "poller",
-    "renewal", "responses", "turns", "wake",
-}  # fmt: skip
-
-# What each module may import from the package: __main__ → supervisor → worker → adapters → leaves.
-MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": set(),
-    "errors": set(),
-    "mailbox": set(),
-    "backoff": set(),
-    "debt": set(),
-    "turns": set(),
-    "crew": {"turns"},
-    "logs": {"turns"},
-    "poller": {"logs", "turns"},
-    "gate": {"turns"},
-    "renewal": set(),
-    "responses": set(),
-    "wake": {"errors", "poller", "turns"},
-    "addresses": {"errors", "turns"},
-    "vault": {"errors"},
-    "store": {"errors", "mailbox"},
-    "config": {"errors", "store", "vault"},
-    "stream": {"addresses", "poller", "turns", "wake"},
-    "transport": {"addresses", "responses", "stream"},
-    "imap": {
-        "",
-        "refusals",
-        "addresses", "debt", "errors", "mailbox", "responses", "stream", "transport", "wake"
-    },
-    "backend": {"errors", "mailbox", "poller", "turns"},
-    "scanner": LEAVES | {"backend"},
-    "hosts": {"backoff", "gate", "logs"},
-    "refusals": set(),
-    "worker": LEAVES | {"backend", "hosts", "imap", "scanner"},
-    "report": {"backoff", "logs", "worker"},
-    "supervisor": {"backoff", "debt", "errors", "logs", "mailbox", "report", "turns", "worker"},
-    "check": LEAVES | {"backend", "imap", "worker"},
-    "__main__": {*MODULES, ""} - {"__main__"},
-}  # fmt: skip
-
-# Who may know a package from outside.
+# Who may know a package from outside: the folder or module before the first dot.
 MAY_KNOW: dict[str, set[str]] = {
-    "psycopg": {"store"},
-    "requests": {"backend"},
-    "imapclient": {"imap", "transport"},
-    "imaplib": {"imap", "transport"},
-    "cryptography": {"vault"},
+    "psycopg": {"store", "database_url"},
+    "requests": {"scan"},
+    "urllib3": {"scan"},
+    "imapclient": {"imap"},
+    "imaplib": {"imap"},
+    "cryptography": {"cipher"},
     "dotenv": {"config"},
+}
+# The upper floors: who may know them.
+MAY_BE_KNOWN_BY: dict[str, set[str]] = {
+    "__main__": set(),
+    "supervisor": {"__main__"},
+    "check": {"__main__"},
+    "report": {"supervisor"},
+    "worker": {"__main__", "supervisor", "report"},
+    "services": {"__main__", "worker"},
+    "inbox": {"worker"},
+    "recovery": {"worker"},
 }
 
 
 def imports(module: str) -> tuple[set[str], set[str]]:
-    """What a module imports anywhere in it: from the package ("" is its root), and from outside."""
+    """What a module imports anywhere in it: from the package, and from outside."""
     inside: set[str] = set()
     outside: set[str] = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text("utf-8"))):
+    package = module.split(".")[:-1]
+    for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            outside |= {alias.name for alias in node.names}
+            outside |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            outside.add(node.module or "")
+            outside.add((node.module or "").split(".")[0])
         elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1]
             names = [node.module] if node.module else [alias.name for alias in node.names]
-            inside |= {name if name in MODULES else "" for name in names}
-    absolute = {name for name in outside if name.split(".")[0] == "rebreak_idle"}
-    inside |= {name.partition(".")[2] for name in absolute}
-    return inside, {name.split(".")[0] for name in outside - absolute}
+            inside |= {".".join([*base, name]) for name in names}
+    return {name for name in inside if name in MODULES}, outside
 
 
-def test_every_module_has_its_place() -> None:
-    """The table names each module there is and none that there is not."""
-    assert sorted(MAY_IMPORT) == MODULES
+def room(module: str) -> str:
+    return module.split(".")[0]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_what_it_may(module: str) -> None:
-    """Each module imports from the package only what the table allows it."""
-    assert imports(module)[0] <= MAY_IMPORT.get(module, set())
+def test_imap_and_scan_do_not_know_each_other() -> None:
+    """The session knows nothing of scans, and the scans nothing of sessions."""
+    for module in MODULES:
+        known = {room(name) for name in imports(module)[0]}
+        assert not (room(module) == "imap" and "scan" in known), module
+        assert not (room(module) == "scan" and "imap" in known), module
 
 
 def test_imports_form_no_cycle() -> None:
     """The modules can be put into an order in which each imports earlier ones only."""
-    left = {module: imports(module)[0] - {""} for module in MODULES}
+    left = {module: imports(module)[0] for module in MODULES}
     while left:
         ready = {module for module, needs in left.items() if not needs & set(left)}
         assert ready, f"a cycle among {', '.join(sorted(left))}"
         left = {module: needs for module, needs in left.items() if module not in ready}
 
 
+@pytest.mark.parametrize("known", MAY_BE_KNOWN_BY)
+def test_imports_run_one_way(known: str) -> None:
+    """An upper floor is known by the one above it and by nobody else."""
+    knowing = {module for module in MODULES if known in imports(module)[0]}
+    assert knowing <= MAY_BE_KNOWN_BY[known]
+
+
 @pytest.mark.parametrize("package", MAY_KNOW)
-def test_a_package_is_known_to_its_adapter_only(package: str) -> None:
-    """What comes from outside is imported by its adapter and by nobody else."""
-    knowing = {module for module in MODULES if package in imports(module)[1]}
+def test_a_package_is_known_to_its_room_only(package: str) -> None:
+    """What comes from outside is imported by its room and by nobody else."""
+    knowing = {room(module) for module in MODULES if package in imports(module)[1]}
     assert knowing <= MAY_KNOW[package]
 
 
@@ -125,22 +108,33 @@ def test_no_other_package_is_used() -> None:
     assert used - sys.stdlib_module_names - set(MAY_KNOW) <= {"__future__"}
 
 
-# What transport.py relies on in IMAPClient and imaplib. These are partly private names, which is
-# why setup.cfg pins IMAPClient to what was tested.
+IMPORT_ALL = """
+import os, sys, threading
+before = len(os.listdir("/proc/self/fd"))
+import rebreak_idle.__main__
+assert len(os.listdir("/proc/self/fd")) == before, "a descriptor is open"
+assert threading.active_count() == 1, threading.enumerate()
+"""
 
-IMAP4_METHODS = [
-    "open", "read", "readline", "send", "shutdown", "starttls", "login",
-    "_simple_command", "_command", "_get_capabilities", "_get_response", "_get_line",
-    "_log", "_connect", "_new_tag", "select",
-]  # fmt: skip
-IMAP4_ATTRIBUTES = [
-    "untagged_responses", "tagged_commands", "capabilities", "state", "error", "debug",
-    "_tls_established", "ssl_context", "mo", "tagpre", "tagre", "welcome",
-]  # fmt: skip
-CLIENT_METHODS = [
-    "_poll_socket", "_create_IMAP4", "_set_read_timeout", "socket",
-    "idle", "idle_check", "idle_done",
-]  # fmt: skip
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks Linux")
+def test_nothing_is_made_at_import() -> None:
+    """Importing the program opens no descriptor and starts no thread."""
+    subprocess.run([sys.executable, "-c", IMPORT_ALL], cwd=PACKAGE.parent, timeout=60, check=True)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_file_can_be_read_in_one_go(module: str) -> None:
+    """No file is longer than 300 lines."""
+    assert len(MODULES[module].read_text("utf-8").splitlines()) <= MAX_FILE_LINES
+
+
+# What imap/transport.py relies on in IMAPClient and imaplib; setup.cfg pins IMAPClient to what was
+# tested.
+
+OVERRIDDEN = ["open", "read", "readline", "send", "shutdown", "starttls", "capability", "login"]
+DOCUMENTED = ["untagged_responses", "capabilities", "state", "error", "debug", "welcome", "literal"]
+CLIENT_METHODS = ["idle", "idle_check", "idle_done", "has_capability", "plain_login"]
 
 
 class MemoryIMAP4(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
@@ -203,13 +197,44 @@ class MemoryClient(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient h
 
 
 def why(owner: str, name: str) -> str:
-    return f"{owner} has no {name} any more, which rebreak_idle/transport.py relies on"
+    return f"{owner} has no {name} any more, which rebreak_idle/imap/transport.py relies on"
 
 
-@pytest.mark.parametrize("name", IMAP4_METHODS)
-def test_imaplib_has_the_method(name: str) -> None:
-    """imaplib still has each method that the transport overrides or calls."""
-    assert callable(getattr(imaplib.IMAP4, name, None)), why("imaplib.IMAP4", name)
+@pytest.mark.parametrize("name", [*OVERRIDDEN, *DOCUMENTED])
+def test_imaplib_has_the_name(name: str) -> None:
+    """A connection of imaplib still has each name that the transport overrides or uses."""
+    assert hasattr(MemoryIMAP4(), name), why("imaplib.IMAP4", name)
+
+
+@pytest.mark.parametrize("name", PRIVATE_NAMES)
+def test_private_names_are_still_there(name: str) -> None:
+    """Each private name that is listed still exists, on the Pythons that have it."""
+    if name == "IMAP4._refresh_capabilities" and sys.version_info < (3, 14):
+        return
+    owner, _, attribute = name.partition(".")
+    subject = MemoryIMAP4() if owner == "IMAP4" else MemoryClient()
+    assert hasattr(subject, attribute), why(owner, attribute)
+
+
+def test_private_names_are_all_listed() -> None:
+    """The transport uses no private name of imaplib or IMAPClient that is not in its list."""
+    listed = {name.partition(".")[2] for name in PRIVATE_NAMES}
+    theirs = {name for name in (*dir(MemoryIMAP4()), *dir(MemoryClient())) if name[0] == "_"}
+    tree = ast.parse(MODULES["imap.transport"].read_text("utf-8"))
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    used |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    private = {name for name in used & theirs if not name.endswith("__")}
+    ours = {name for name in vars(Transport) if name.startswith("_")} - theirs
+    assert private - ours - {"_idle_tag"} <= listed
+    for module in MODULES:
+        if module.startswith("imap.") and module != "imap.transport":
+            tree = ast.parse(MODULES[module].read_text("utf-8"))
+            names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+            assert not names & listed, module
+
+
+def test_imap4_tls_is_imaplib_s() -> None:
+    """IMAPClient's class for TLS is still one of imaplib's."""
     assert issubclass(IMAP4_TLS, imaplib.IMAP4)
 
 
@@ -217,12 +242,6 @@ def test_imaplib_has_the_method(name: str) -> None:
 def test_imapclient_has_the_method(name: str) -> None:
     """IMAPClient still has each method that the client overrides or calls."""
     assert callable(getattr(imapclient.IMAPClient, name, None)), why("IMAPClient", name)
-
-
-@pytest.mark.parametrize("name", IMAP4_ATTRIBUTES)
-def test_imaplib_has_the_attribute(name: str) -> None:
-    """A connection of imaplib still has each attribute that the transport touches."""
-    assert hasattr(MemoryIMAP4(), name), why("imaplib.IMAP4", name)
 
 
 def test_imapclient_keeps_what_create_imap4_makes() -> None:
@@ -279,8 +298,12 @@ def test_log_is_where_imaplib_keeps_passwords() -> None:
 @pytest.mark.parametrize(
     ("ours", "theirs", "name"),
     [
-        *((Transport, IMAP4_TLS, name) for name in IMAP4_METHODS if name in vars(Transport)),
-        *((Client, imapclient.IMAPClient, n) for n in CLIENT_METHODS if n in vars(Client)),
+        *((Transport, IMAP4_TLS, name) for name in OVERRIDDEN),
+        *(
+            (Client, imapclient.IMAPClient, n)
+            for n in vars(Client)
+            if n in dir(imapclient.IMAPClient) and callable(vars(Client)[n]) and n != "__init__"
+        ),
     ],
 )
 def test_overrides_take_what_the_originals_take(ours: type, theirs: type, name: str) -> None:

@@ -110,9 +110,11 @@ def test_a_backend_that_is_down_gets_what_is_owed_when_it_returns(
             daemon.wait_line("scan-triggered")
             with backend.down():
                 mailbox.arrive(3)
-                line = daemon.wait_line("scan failed:")
+                line = daemon.wait_line("[idle/backend] the backend is away: ")
                 assert "refuses connections: is it running, is BACKEND_URL right?" in line
-            daemon.wait_line("scan-triggered", after=daemon.mark())
+            mark = daemon.mark()
+            daemon.wait_line("[idle/backend] the backend is back", after=mark)
+            daemon.wait_line("scan-triggered", after=mark)
             assert server.connects == 1
     assert [scan.reason for scan in backend.scans] == ["catch-up", "exists"]
 

@@ -127,7 +127,7 @@ def sealings(draw: st.DrawFn) -> tuple[str, str, str]:
 def refusal(stored: str, layout: str = "iv:tag:ciphertext", key: bytes = KEY) -> str:
     """The sentence with which ``stored`` is refused, once it is sure that it tells no secret."""
     with pytest.raises(PasswordUnreadable) as caught:
-        PasswordCipher(key, layout).open(stored)
+        PasswordCipher(key, layout).decrypt(stored)
     assert_tells_nothing(caught.value)
     return str(caught.value)
 
@@ -155,7 +155,7 @@ def test_a_key_is_made_as_node_makes_it(name: str) -> None:
 def test_what_node_sealed_opens(case: dict[str, str]) -> None:
     """A password that Node's crypto sealed opens to the same text."""
     key = bytes.fromhex(VECTORS["keys"][case["key"]]["bytes"])
-    opened = PasswordCipher(key, case["layout"]).open(case["stored"])
+    opened = PasswordCipher(key, case["layout"]).decrypt(case["stored"])
     assert opened == VECTORS["passwords"][case["password"]]
 
 
@@ -184,20 +184,20 @@ def test_the_vectors_are_what_the_script_writes(tmp_path: Path) -> None:
 def test_any_password_opens_however_it_was_stored(sealing: tuple[str, str, str]) -> None:
     """Every text comes back, whatever the layout, the IV, the joiner and the writing of a part."""
     password, layout, stored = sealing
-    assert PasswordCipher(KEY, layout).open(stored) == password
+    assert PasswordCipher(KEY, layout).decrypt(stored) == password
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("write", WRITINGS)
 def test_an_empty_password_opens(layout: str, write: Write) -> None:
     """An encrypted empty password is the empty text."""
-    assert PasswordCipher(KEY, layout).open(seal(b"", layout, write)) == ""
+    assert PasswordCipher(KEY, layout).decrypt(seal(b"", layout, write)) == ""
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_white_space_around_the_value_does_not_matter(layout: str) -> None:
     """A stored value with a line end or blanks around it opens as without them."""
-    assert PasswordCipher(KEY, layout).open(f" {seal(SECRET.encode(), layout)}\r\n") == SECRET
+    assert PasswordCipher(KEY, layout).decrypt(f" {seal(SECRET.encode(), layout)}\r\n") == SECRET
 
 
 def test_a_ciphertext_in_base64_that_looks_like_hex_opens() -> None:
@@ -212,14 +212,14 @@ def test_a_ciphertext_in_base64_that_looks_like_hex_opens() -> None:
     parts = sealed_parts(plain, "iv:tag:ciphertext", iv)
     stored = join(parts, "iv:tag:ciphertext", [bytes.hex, bytes.hex, base64_text])
     assert stored.endswith(f":{target}")
-    assert PasswordCipher(KEY, "iv:tag:ciphertext").open(stored) == plain.decode()
+    assert PasswordCipher(KEY, "iv:tag:ciphertext").decrypt(stored) == plain.decode()
 
 
 def test_a_cbc_ciphertext_in_hex_that_could_be_base64_opens() -> None:
     """64 hex digits, two blocks as hex and three as base64, are read as hex."""
     stored = seal(SECRET.encode(), "iv:ciphertext")
     assert len(stored.split(":")[1]) == 64
-    assert PasswordCipher(KEY, "iv:ciphertext").open(stored) == SECRET
+    assert PasswordCipher(KEY, "iv:ciphertext").decrypt(stored) == SECRET
 
 
 # Broken values
@@ -256,7 +256,7 @@ WELL_FORMED = st.tuples(
 def test_any_stored_text_opens_or_is_refused(stored: str, layout: str) -> None:
     """Whatever is stored, the outcome is a text or a PasswordUnreadable that tells nothing."""
     try:
-        assert isinstance(PasswordCipher(KEY, layout).open(stored), str)
+        assert isinstance(PasswordCipher(KEY, layout).decrypt(stored), str)
     except PasswordUnreadable as error:
         assert_tells_nothing(error)
 
@@ -354,7 +354,7 @@ def test_a_logged_traceback_tells_no_secret(layout: str, plain: bytes) -> None:
     key = OTHER_KEY if plain.isascii() else KEY
     stored = seal(plain, layout)
     with pytest.raises(PasswordUnreadable) as caught:
-        PasswordCipher(key, layout).open(stored)
+        PasswordCipher(key, layout).decrypt(stored)
     shown = "".join(traceback.format_exception(caught.value))
     for secret in (SECRET, key.hex(), repr(key), *stored.split(":")):
         assert secret not in shown

@@ -451,7 +451,7 @@ def test_dotenv_without_permission() -> None:
             environment(folder)
     (problem,) = caught.value.problems
     assert problem.startswith(".env cannot be read (PermissionError)")
-    assert "mend" in problem
+    assert "fix" in problem
 
 
 def test_a_dotenv_that_is_no_file(tmp_path: Path) -> None:

@@ -12,13 +12,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import pytest
-from harness import JudgingBackend, Watched, assert_promise
-from rig import ADMIN_SECRET
+from harness import JudgingBackend, Scans, Watched, assert_promise, quick_config
 from scripted_imap import CutAfter, Mailbox, ScriptedImap
 from servers import Certificates
 
-from rebreak_idle.imap.session import tls_context
-from rebreak_idle.scan.client import Backend
+from rebreak_idle.imap.connector import tls_context
 
 # How many cuts are made at once: the processor's share is small, the rest is waiting.
 AT_ONCE = {"fin": 16, "rst": 16, "silence": 96}
@@ -39,7 +37,7 @@ class Place:
     """What one cut after the other uses: a backend, and the program's way to it."""
 
     backend: JudgingBackend
-    client: Backend
+    scans: Scans
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ class Cutter:
             server,
             place.backend,
             self.context,
-            client=place.client,
+            scans=place.scans,
             idle_renew_seconds=RENEW_SECONDS,
             imap_timeout_seconds=time_out_seconds,
         )
@@ -131,9 +129,9 @@ def cutter(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Itera
     with ExitStack() as stack:
         for _ in range(max(AT_ONCE.values())):
             backend = stack.enter_context(JudgingBackend())
-            client = Backend(backend.url, "x-admin-secret", ADMIN_SECRET, timeout_seconds=20.0)
-            stack.callback(client.close)
-            places.put(Place(backend, client))
+            scans = Scans(quick_config(backend_url=backend.url))
+            stack.callback(scans.close)
+            places.put(Place(backend, scans))
         yield Cutter(certificates.server_context(), tls_context(), places)
 
 

@@ -16,13 +16,13 @@ from servers import find_program
 import rebreak_idle
 from rebreak_idle.config import PRODUCTION_BACKEND_URL, environment, load
 from rebreak_idle.errors import ConfigError
+from rebreak_idle.status import State
 from rebreak_idle.store import DEFAULT_QUERY
-from rebreak_idle.worker import State
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 EXAMPLE = (REPOSITORY / ".env.example").read_text(encoding="utf-8")
-SOURCES = sorted(Path(rebreak_idle.__file__).parent.glob("*.py"))
+SOURCES = sorted(Path(rebreak_idle.__file__).parent.rglob("*.py"))
 
 # What a deployment must set; load() is given these to learn the rest.
 REQUIRED = {
@@ -98,7 +98,7 @@ def _logged(tree: ast.AST) -> Iterator[str]:
         match node:
             case ast.Call(
                 func=ast.Attribute(
-                    value=ast.Name(id="logger") | ast.Attribute(attr="_logger"),
+                    value=ast.Name(id="logger" | "mailbox_logger") | ast.Attribute(attr="_logger"),
                     attr="info" | "warning" | "error" | "exception",
                 ),
                 args=[ast.Constant(value=str(text)), *_],

@@ -781,6 +781,7 @@ def test_security_md_names_the_bounds_of_the_code() -> None:
     bounds = re.findall(r"\| ([\d.]+) \| `(\w+)\.([\w.]+)` \|", text)
     bounds += re.findall(r"(\d+) characters \(`(\w+)\.(\w+)`\)", text)
     assert len(bounds) == 10
+    import_module("rebreak_idle.__main__")  # and with it all the others
     for value, module, path in bounds:
         found: object = import_module(f"rebreak_idle.{module}")
         for name in path.split("."):

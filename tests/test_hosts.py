@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 from conftest import Run
+from harness import quick_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recording_backend import RecordingBackend
@@ -12,7 +13,9 @@ from rig import stored
 from scripted_imap import Connection, Mailbox, ScriptedImap
 from servers import Certificates, Database
 
-from rebreak_idle.limits import Hosts, Limits, TokenBucket
+from rebreak_idle.hosts import Hosts
+from rebreak_idle.limits import TokenBucket
+from rebreak_idle.mailbox import Mailbox as Row
 
 
 def test_a_burst_of_twice_the_rate_is_let_through() -> None:
@@ -42,11 +45,25 @@ def test_the_lasting_rate_is_never_exceeded(per_second: float, pauses: list[floa
             assert last - first <= allowed + 1e-6
 
 
+def row(host: str = "h", port: int = 993, starttls: bool = False) -> Row:
+    return Row("1", "u", "user@example.org", host, port, "user", "", starttls)
+
+
 def test_hosts_are_told_apart_by_name_and_port() -> None:
-    """The same name and port are one host, whatever the case."""
-    hosts = Hosts(Limits(8, 20, 5, 300), lambda: 0.0)
-    assert hosts.at("Mail.example.org", 993) is hosts.at("mail.example.org", 993)
-    assert hosts.at("mail.example.org", 993) is not hosts.at("mail.example.org", 143)
+    """The same name and port are one host, whatever the case; TLS and STARTTLS are two."""
+    hosts = Hosts(quick_config(), lambda: 0.0)
+    assert hosts.at(row("Mail.example.org")) is hosts.at(row("mail.example.org"))
+    assert hosts.at(row(port=143)) is not hosts.at(row(port=993))
+    assert hosts.at(row(starttls=True)) is not hosts.at(row())
+
+
+def test_hosts_that_no_row_names_are_forgotten() -> None:
+    """What is known of a host lasts as long as a row leads there."""
+    hosts = Hosts(quick_config(), lambda: 0.0)
+    kept, gone = hosts.at(row("kept")), hosts.at(row("gone"))
+    hosts.forget_all_but([row("kept")])
+    assert hosts.at(row("kept")) is kept
+    assert hosts.at(row("gone")) is not gone
 
 
 def test_attempts_at_once_are_bounded(
@@ -164,13 +181,14 @@ def test_a_row_that_cannot_be_used_is_parked_although_its_host_is_down(
 def test_attempts_under_way_do_not_make_the_probe_wait() -> None:
     """Of eight that fail together the fifth takes the host down, and the rest change nothing."""
     now = 0.0
-    host = Hosts(Limits(8, 20, 5, 300), lambda: now).at("h", 993)
+    config = quick_config(reconnect_initial_seconds=5.0, reconnect_max_seconds=300.0)
+    host = Hosts(config, lambda: now).at(row())
     for number in range(8):
-        host.failed(str(number), "refused", probe=False)
+        host.record_failure(str(number), "refused", probe=False)
     assert host.is_down
-    assert host._probe_at == 5.0
+    assert host._breaker.probe_in_seconds == 5.0
     now = 5.0
-    host.failed("0", "refused", probe=True)
-    assert host._probe_at > 5.0 + 7.0
-    host.worked()
+    host.record_failure("0", "refused", probe=True)
+    assert host._breaker.probe_in_seconds > 7.0
+    host.record_success()
     assert not host.is_down

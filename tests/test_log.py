@@ -15,15 +15,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rebreak_idle.log import (
+    MAX_QUEUED_LINES,
     SHOWN_CHARACTERS,
+    Formatter,
+    Log,
     Logger,
     RepeatFilter,
-    Writer,
     database_logger,
     escape,
     log,
     sanitize,
-    set_up,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +42,14 @@ def logging_as_before() -> Iterator[None]:
     yield
     log.handlers[:], level, root.handlers[:], logging.raiseExceptions = before
     log.setLevel(level)
+
+
+def set_up(level: str, stream: io.StringIO, secrets: tuple[str, ...] = ()) -> None:
+    """Write the log to a text, as the program formats it."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(Formatter(secrets))
+    log.handlers[:] = [handler]
+    log.setLevel(level.upper())
 
 
 @pytest.fixture
@@ -88,20 +97,50 @@ def test_levels(level: str, shown: str) -> None:
     assert stream.getvalue() == "".join(f"[idle/x] {text}\n" for text in shown)
 
 
-def test_setting_up_again_replaces(output: io.StringIO) -> None:
-    """Set up twice, the log still writes each line once."""
-    second = io.StringIO()
-    set_up("info", second)
-    Logger("x").info("once")
-    assert (output.getvalue(), second.getvalue()) == ("", "[idle/x] once\n")
-
-
-def test_other_libraries_are_silent(output: io.StringIO, capfd: pytest.CaptureFixture[str]) -> None:
+def test_other_libraries_are_silent(capfd: pytest.CaptureFixture[str]) -> None:
     """What other libraries log, passwords perhaps among it, appears nowhere."""
+    reading, writing = os.pipe()
+    output = Log("debug", writing)
     for name in ("imapclient", "imapclient.imaplib", "urllib3", "psycopg", "dotenv.main"):
         logging.getLogger(name).error("LOGIN anna hunter2")
+    output.close()
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        written = pipe.read()
     captured = capfd.readouterr()
-    assert "hunter2" not in output.getvalue() + captured.out + captured.err
+    assert "hunter2" not in captured.out + captured.err
+    assert written == b""
+
+
+# Secrets
+
+
+def test_a_secret_is_never_shown_in_part() -> None:
+    """A text from outside loses its secrets before it is shortened."""
+    secret, stream = "canary-" + "s" * 200, io.StringIO()
+    set_up("info", stream, (secret,))
+    Logger("x").info("it said %s", sanitize("y" * 200 + secret))
+    assert stream.getvalue() == f"[idle/x] it said {'y' * 200}***\n"
+
+
+def test_short_secrets_go_from_texts_from_outside_only() -> None:
+    """A secret that could be part of any word is left in words of ours."""
+    stream = io.StringIO()
+    set_up("info", stream, ("can", "long-enough"))
+    Logger("x").info("scan %s long-enough", sanitize("a can"))
+    assert stream.getvalue() == "[idle/x] scan a *** ***\n"
+
+
+def test_a_traceback_shows_no_secret() -> None:
+    """What an error says of a secret is taken out of its traceback."""
+    stream = io.StringIO()
+    set_up("info", stream, ("canary-secret",))
+    try:
+        raise ValueError("bad canary-secret")
+    except ValueError:
+        Logger("x").exception("unexpected error:")
+    assert "ValueError: bad ***" in stream.getvalue()
+    assert "canary" not in stream.getvalue()
 
 
 # Nothing breaks out
@@ -218,8 +257,8 @@ def test_exception_outside_of_an_except_block(output: io.StringIO) -> None:
 
 
 LOG_AN_ARROW = r"""
-from rebreak_idle.log import Logger, set_up
-set_up("info")
+from rebreak_idle.log import Log, Logger
+Log("info", 1)
 Logger("d\u00fcnn@example.org").info("scan-triggered \u2192 scanned=%s \ud800", 1)
 """
 
@@ -263,8 +302,8 @@ def started(program: str) -> subprocess.Popen[bytes]:
 
 LOG_AND_WAIT = """
 import sys
-from rebreak_idle.log import Logger, set_up
-set_up("info")
+from rebreak_idle.log import Log, Logger
+Log("info", 1)
 Logger("x").info("here")
 sys.stdin.read()
 """
@@ -283,15 +322,15 @@ def test_each_line_is_written_at_once() -> None:
 
 LOG_MORE_THAN_FITS = """
 import sys
-from rebreak_idle.log import Logger, Writer, drain, set_up
-set_up("info")
+from rebreak_idle.log import MAX_QUEUED_LINES, Log, Logger
+output = Log("info", 1)
 logger = Logger("x")
-for number in range(3 * Writer.MOST_LINES):
+for number in range(3 * MAX_QUEUED_LINES):
     logger.info("%d", number)
 print("logged", file=sys.stderr, flush=True)
 sys.stdin.readline()
 logger.info("again")
-drain(20.0)
+output.drain(20.0)
 """
 
 
@@ -302,30 +341,30 @@ def test_what_does_not_fit_is_left_out_and_counted() -> None:
         assert process.stderr is not None
         try:
             assert process.stderr.readline() == b"logged\n"
-            first = [process.stdout.readline() for _ in range(Writer.MOST_LINES // 2)]
+            first = [process.stdout.readline() for _ in range(MAX_QUEUED_LINES // 2)]
         finally:
             rest, _ = process.communicate(b"\n", timeout=PROGRAM_SECONDS)
     lines = [line.decode().rstrip() for line in (*first, *rest.splitlines())]
-    notice = lines.index(next(line for line in lines if "left out" in line))
-    left_out = int(lines[notice].split()[1])
-    shown = [int(line.removeprefix("[idle/x] ")) for line in lines[:notice]]
+    notices = [line for line in lines if "left out" in line]
+    left_out = [int(line.split()[1]) for line in notices]
+    shown = [int(line.split()[1]) for line in lines[:-1] if line not in notices]
     assert shown == sorted(shown)
-    assert len(shown) + left_out == 3 * Writer.MOST_LINES
-    assert lines[notice] == f"[idle/db] {left_out} lines of the log were left out"
-    assert lines[notice + 1 :] == ["[idle/x] again"]
+    assert len(shown) + sum(left_out) == 3 * MAX_QUEUED_LINES
+    assert notices[-1] == f"[idle/db] {left_out[-1]} lines of the log were left out"
+    assert lines[-2:] == [notices[-1], "[idle/x] again"]
 
 
 LOG_WHAT_CANNOT_BE_SHOWN = """
-from rebreak_idle.log import Logger, drain, set_up
+from rebreak_idle.log import Log, Logger
 
 class Strange:
     def __str__(self):
         raise RuntimeError("no text")
 
-set_up("info")
+output = Log("info", 1)
 for thing in ("before", Strange(), "after"):
     Logger("x").info("it is %s", thing)
-drain(20.0)
+output.drain(20.0)
 """
 
 
@@ -343,8 +382,8 @@ def test_a_line_that_cannot_be_shown_costs_no_other() -> None:
 
 LOG_INTO_NOTHING = """
 import os, sys
-from rebreak_idle.log import Logger, set_up
-set_up("info")
+from rebreak_idle.log import Log, Logger
+Log("info", 1)
 sys.stdin.readline()
 for _ in range(3):
     Logger("x").info("nobody reads this")
@@ -378,3 +417,88 @@ def test_repeated_trouble_is_said_when_it_changes_or_once_an_hour() -> None:
     repeats.forget()
     assert repeats.last == ""
     assert repeats.should_log("refused")
+
+
+LOG_TO_A_PIPE_THAT_DOES_NOT_BLOCK = """
+import os
+from rebreak_idle.log import Log, Logger
+os.set_blocking(1, False)
+output = Log("info", 1)
+for number in range(3001):
+    Logger("x").info("%s", str(number) + " " + "y" * 200)
+output.drain(20.0)
+assert not os.get_blocking(1)
+"""
+
+
+def test_a_pipe_that_does_not_block_loses_nothing() -> None:
+    """Where others made stdout non-blocking, what does not fit at once is written later."""
+    with started(LOG_TO_A_PIPE_THAT_DOES_NOT_BLOCK) as process:
+        output, errors = process.communicate(timeout=PROGRAM_SECONDS)
+    numbers = [int(line.split()[1]) for line in output.decode().splitlines()]
+    assert numbers == list(range(3001))
+    assert (process.returncode, errors) == (0, b"")
+
+
+LOG_AND_LET_GO = """
+import os, weakref
+from rebreak_idle.log import Log, Logger
+
+class Thing:
+    pass
+
+output = Log("info", 1)
+output._listener.stop()  # as if its reader stalled
+thing = Thing()
+gone = weakref.ref(thing)
+try:
+    raise ValueError(thing)
+except ValueError:
+    Logger("x").exception("it was %s", thing)
+del thing
+assert gone() is None
+os._exit(7)
+"""
+
+
+def test_the_queue_keeps_no_objects_alive() -> None:
+    """What was logged, frames of tracebacks among it, can go although nobody reads the log."""
+    with started(LOG_AND_LET_GO) as process:
+        _, errors = process.communicate(timeout=PROGRAM_SECONDS)
+    assert (process.returncode, errors) == (7, b"")
+
+
+WITHOUT_DESCRIPTORS = """
+import os, sys
+from rebreak_idle.log import Log, Logger, open_standard_descriptors
+output = Log("info", open_standard_descriptors())
+Logger("x").info("here")
+output.drain(20.0)
+os.fstat(0), os.fstat(1), os.fstat(2)
+os._exit(7)
+"""
+
+
+@pytest.mark.parametrize(
+    ("closed", "out", "err"),
+    [
+        ("", "[idle/x] here\n", ""),
+        ("<&-", "[idle/x] here\n", ""),
+        ("2>&-", "[idle/x] here\n", ""),
+        (">&-", "", "[idle/db] stdout is closed: the log goes to stderr\n[idle/x] here\n"),
+        (">&- 2>&-", "", ""),
+        ("<&- >&- 2>&-", "", ""),
+    ],
+)
+def test_closed_standard_descriptors(closed: str, out: str, err: str) -> None:
+    """The program starts all the same; without stdout the log goes to stderr, and says so."""
+    done = subprocess.run(
+        ["bash", "-c", f'"$0" -c "$1" {closed}', sys.executable, WITHOUT_DESCRIPTORS],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PROGRAM_SECONDS,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == (out, err)
+    assert done.returncode == 7

@@ -101,7 +101,10 @@ class Promise(RuleBasedStateMachine):
         server.uidvalidity += 1
         server.uidnext = server.exists + 1
 
-    @rule(mood=st.sampled_from(["well", "failing", "busy"]), seconds=st.sampled_from([0, 3, 100]))
+    @rule(
+        mood=st.sampled_from(["well", "failing", "busy", "away", "unreachable"]),
+        seconds=st.sampled_from([0, 3, 100]),
+    )
     def backend_changes(self, mood: str, seconds: float) -> None:
         self.world.backend_mood, self.world.scan_seconds = mood, seconds
 
@@ -169,3 +172,47 @@ TestPromise.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
+
+
+def test_many_that_wait_for_host_and_backend_cost_nothing() -> None:
+    """Fifty mailboxes that owe a scan and wait for their host are not woken to look around."""
+    world = World(50, 2)
+    world.refresh()
+    world.pass_time(60)
+    world.backend_mood = "unreachable"
+    for id_, server in world.servers.items():
+        world.arrive(id_)
+        server.up = False
+        for session in server.sessions:
+            session.dead = True
+    world.pass_time(600)
+    before = world.turns.given
+    world.pass_time(600)
+    # One that is to probe its host looks each second; the backend is probed every ten.
+    assert world.turns.given - before < 2 * 600 + 600
+    world.mend()
+    world.pass_time(LONG_SECONDS)
+    assert not any(world.missed(id_) for id_ in world.servers)
+    world.end()
+
+
+def test_a_polled_mailbox_among_busy_ones_gets_its_scan() -> None:
+    """Ten mailboxes with mail all the time do not keep an eleventh from its turn."""
+    world = World(11, 1)
+    world.servers["10"].offers_idle = False
+    world.refresh()
+    world.pass_time(60)
+    world.scan_seconds = 1.0
+    for _ in range(240):
+        for number in range(10):
+            world.arrive(str(number))
+        world.arrive("10")
+        world.pass_time(1)
+    scans = [scan.mailbox for scan in world.scans[-200:]]
+    # It is asked for mail each minute; each time its scan comes after one round of the others.
+    assert scans.count("10") >= 2
+    begun = [scan.begun for scan in world.scans if scan.mailbox == "10"]
+    assert len(begun) >= 4
+    world.mend()
+    world.pass_time(LONG_SECONDS)
+    world.end()

@@ -35,7 +35,7 @@ def test_a_debt_is_paid_by_a_request_that_began_afterwards() -> None:
     assert debt.reason == EXISTS
     assert debt.begin() == EXISTS
     assert debt.owed
-    debt.pay()
+    debt.settle()
     assert not debt.owed
 
 
@@ -45,10 +45,10 @@ def test_what_is_left_is_what_arose_since() -> None:
     debt.owe(EXISTS)
     debt.begin()
     debt.owe(CATCH_UP)
-    debt.pay()
+    debt.settle()
     assert debt.reason == CATCH_UP
     debt.begin()
-    debt.pay()
+    debt.settle()
     assert not debt.owed
 
 
@@ -93,7 +93,7 @@ def test_only_what_arose_before_a_request_is_paid_by_it(steps: list[str]) -> Non
             debt.begin()
             covered = unpaid
         elif step == "succeed":
-            debt.pay()
+            debt.settle()
             unpaid, covered = unpaid - covered, 0
         else:
             debt.owe(step)

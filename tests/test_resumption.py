@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import socket
 import ssl
-import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 
 import pytest
+from harness import quick_config
 from scripted_imap import Mailbox, ScriptedImap
 from servers import Certificates
 
 from rebreak_idle.errors import HostUnreachable, LoginRefused
-from rebreak_idle.imap.session import Connector
+from rebreak_idle.imap.connector import Connector
 from rebreak_idle.mailbox import Mailbox as Row
-from rebreak_idle.poller import poller
-from rebreak_idle.wake import Stop
 
 PASSWORD = "secret"
 
 
+def never() -> bool:
+    return False
+
+
 @pytest.fixture
 def connector(certificates: Certificates) -> Connector:
-    return Connector(certificates.client_context(), 10, allow_private=True)
+    return Connector(certificates.client_context(), quick_config(imap_timeout_seconds=10.0))
 
 
 @pytest.fixture(params=["tls", "starttls"])
@@ -40,7 +42,7 @@ def visit(connector: Connector, server: ScriptedImap, password: str = PASSWORD) 
     starttls = server.starttls_context is not None
     name = "user@example.org"
     row = Row("1", "u", name, "localhost", server.port, name, "", starttls=starttls)
-    session = connector.session(row, Stop())
+    session = connector.session(row, never)
     try:
         session.open(password)
     finally:
@@ -133,7 +135,7 @@ def test_a_server_that_breaks_off_what_is_resumed(
         serving = pool.submit(serve, listening)
         row = Row("1", "u", name, "localhost", listening.getsockname()[1], name, "")
         for _ in range(4):
-            with closing(connector.session(row, Stop())) as session:
+            with closing(connector.session(row, never)) as session:
                 try:
                     session.open(PASSWORD)
                     outcomes.append("ok")
@@ -142,30 +144,3 @@ def test_a_server_that_breaks_off_what_is_resumed(
         listening.shutdown(socket.SHUT_RDWR)
         serving.result(10)
     assert outcomes == ["ok", "broken off"] * 2
-
-
-# CPython leaves the half-made SSLSocket to the end of the traceback that holds it.
-@pytest.mark.filterwarnings("ignore:unclosed <ssl:ResourceWarning")
-def test_a_reset_in_the_place_of_the_handshake(connector: Connector) -> None:
-    """A descriptor that the failure closed is watched no more, and others' are left alone."""
-    watched = dict(poller._watches)
-    name = "user@example.org"
-
-    def serve(listening: socket.socket) -> None:
-        accepted, _ = listening.accept()
-        with accepted:
-            accepted.sendall(b"* OK [CAPABILITY IMAP4rev1 STARTTLS IDLE] hello\r\n")
-            tag = accepted.recv(1000).split()[0]
-            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            accepted.sendall(tag + b" OK go on\r\n")
-
-    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
-        port = listening.getsockname()[1]
-        for _ in range(20):
-            serving = pool.submit(serve, listening)
-            row = Row("1", "u", name, "localhost", port, name, "", starttls=True)
-            session = connector.session(row, Stop())
-            with closing(session), pytest.raises(HostUnreachable):
-                session.open(PASSWORD)
-            serving.result(10)
-    assert poller._watches == watched

@@ -10,18 +10,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 
 import pytest
+from harness import quick_config
 from servers import Certificates
 
 from rebreak_idle.errors import ScanFailed
 from rebreak_idle.mailbox import Mailbox
-from rebreak_idle.scan.client import MAX_ANSWER_BYTES, MAX_PLAIN_BYTES, Backend, ScanResult
+from rebreak_idle.scan.answer import ScanResult
+from rebreak_idle.scan.client import MAX_ANSWER_BYTES, ScanClient
 
 TIMEOUT_SECONDS = 10.0
 MAILBOX = Mailbox("the-id", "the-user", "a@example.org", "h", 993, "a@example.org", "stored")
 COUNTS = b'{"scanned":12,"blocked":1}'
 DONE = ScanResult(12, 1)
 Pieces = Sequence[bytes]
-Serve = Callable[..., tuple[Backend, "Server"]]
+Serve = Callable[..., tuple[ScanClient, "Server"]]
 
 
 def plain(body: bytes = COUNTS, headers: bytes = b"") -> bytes:
@@ -96,17 +98,21 @@ class Server:
 def serve(
     request: pytest.FixtureRequest, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Serve]:
-    """Makes a server with such answers, and a `Backend` that leads to it."""
+    """Makes a server with such answers, and a `ScanClient` that leads to it."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_pem))
     with ExitStack() as stack:
 
         def make(
             *answers: Pieces, path: str = "", secret: str = "the secret"
-        ) -> tuple[Backend, Server]:
+        ) -> tuple[ScanClient, Server]:
             context = certificates.server_context() if request.param == "https" else None
             server = stack.enter_context(closing(Server(list(answers), context)))
             url = f"{request.param}://localhost:{server.port}{path}"
-            backend = Backend(url, "x-admin-secret", secret, TIMEOUT_SECONDS)
+            backend = ScanClient(
+                quick_config(
+                    backend_url=url, admin_secret=secret, scan_timeout_seconds=TIMEOUT_SECONDS
+                )
+            )
             return stack.enter_context(closing(backend)), server
 
         yield make
@@ -159,7 +165,7 @@ WHOLE = {
     "another success": [plain().replace(b"200 OK", b"202 Accepted")],
     "with the same length twice": [plain(headers=b"Content-Length: 26\r\n")],
     "with an empty header": [plain(headers=b"X-Nothing:\r\n")],
-    "a large one": [plain(COUNTS + b" " * MAX_PLAIN_BYTES)],
+    "a large one": [plain(COUNTS + b" " * 4096)],
 }  # fmt: skip
 LAST = {
     "to the end of the connection": [HEAD + b"Connection: close\r\n\r\n" + COUNTS],

@@ -1,7 +1,10 @@
 """The orderly stop, whatever the sessions are doing."""
 
 import signal
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -138,3 +141,42 @@ def test_a_stop_while_the_database_hangs(
             started = time.monotonic()
             stop_in_time(daemon)
             assert time.monotonic() - started < STOP_SECONDS
+
+
+def test_a_stop_while_thousands_are_started(run: Run, database: Database) -> None:
+    """The signal is heeded in the midst of it, and the end comes in time."""
+    database.execute(
+        "INSERT INTO mail_connections (user_id, email, imap_host, imap_port, password_encrypted)"
+        " SELECT gen_random_uuid(), n || '@example.org', '127.0.0.1', 1, 'x'"
+        " FROM generate_series(1, 5000) n"
+    )
+    with run() as daemon:
+        daemon.wait_line("parked")  # some threads run already
+        stop_in_time(daemon)
+        assert daemon.lines[-1].startswith("[idle/db] stopped")
+
+
+def test_a_connect_to_the_backend_that_hangs_does_not_hold_up_the_stop(
+    run: Run, database: Database, certificates: Certificates
+) -> None:
+    """A backend whose connections are never accepted is left."""
+    with (
+        ScriptedImap(Mailbox(), tls_context=certificates.server_context()) as server,
+        full_backlog() as url,
+    ):
+        database.add("user@example.org", imap_port=server.port, password_encrypted=stored("secret"))
+        with run(BACKEND_URL=url) as daemon:
+            daemon.wait_line("connected (")
+            stop_in_time(daemon)
+
+
+@contextmanager
+def full_backlog() -> Iterator[str]:
+    """The URL of a server that accepts no connection: a connect to it hangs."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(2):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"

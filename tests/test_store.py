@@ -20,9 +20,10 @@ from psycopg.conninfo import conninfo_to_dict
 from servers import Database, PgBouncer, Postgres, free_port
 from waiting import wait_for
 
+from rebreak_idle.database_url import parse_database_url
 from rebreak_idle.errors import DatabaseError
 from rebreak_idle.mailbox import Mailbox
-from rebreak_idle.store import DEFAULT_QUERY, ConnectionStore, parse_database_url
+from rebreak_idle.store import DEFAULT_QUERY, ConnectionStore
 
 PRISMA_TABLE = """
 CREATE TABLE "MailConnection" (

@@ -5,40 +5,39 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from harness import QUICK
+from harness import quick_config
 from waiting import wait_for
 
 from rebreak_idle import log as logs
-from rebreak_idle.crew import Crew
-from rebreak_idle.errors import SessionLost
-from rebreak_idle.gate import Gate
+from rebreak_idle.errors import Interrupted, SessionLost
+from rebreak_idle.faults import UnexpectedErrors
+from rebreak_idle.hosts import Hosts
 from rebreak_idle.imap.responses import Line
 from rebreak_idle.imap.uids import Snapshot
-from rebreak_idle.limits import Hosts, Limits
 from rebreak_idle.mailbox import Mailbox
-from rebreak_idle.scan.client import ScanResult
-from rebreak_idle.scan.pending import PendingScan
+from rebreak_idle.scan.answer import ScanResult
+from rebreak_idle.scan.line import ScanLine
+from rebreak_idle.scan.scanner import Scanner
+from rebreak_idle.services import Services
 from rebreak_idle.supervisor import Supervisor
-from rebreak_idle.wake import Stop
-from rebreak_idle.worker import IdleWorker, Services
+from rebreak_idle.worker import IdleWorker
 
 
 class Session:
-    """A session that idles until it is cut or told to stop; a test makes it misbehave."""
+    """A session that idles until it is aborted or told to stop; a test makes it misbehave."""
 
     offers_idle = True
 
-    def __init__(self, mailbox: Mailbox, stop: Stop) -> None:
+    def __init__(self, mailbox: Mailbox, is_stopping: Callable[[], bool]) -> None:
         self.mailbox = mailbox
         self.idling = False
-        self._stop = stop
-        self._cut = threading.Event()
+        self._is_stopping = is_stopping
+        self._interrupted, self._aborted = threading.Event(), threading.Event()
 
-    def connect(self) -> None: ...
-    def login(self, password: str) -> None: ...
     def open(self, password: str) -> None: ...
 
     def examine(self) -> Snapshot:
@@ -49,7 +48,9 @@ class Session:
         return True
 
     def wait(self, seconds: float) -> list[Line]:
-        self._stop.wait(seconds)
+        self._interrupted.wait(seconds)
+        if self._is_stopping():
+            raise Interrupted("stopping")
         return []
 
     def end_idle(self) -> list[Line]:
@@ -58,18 +59,29 @@ class Session:
     def take_events(self) -> list[Line]:
         return []
 
-    def close(self) -> None: ...
+    def close(self, wait: bool = True) -> None: ...
 
-    def cut(self) -> None:
-        self._cut.set()
+    def interrupt(self) -> None:
+        self._interrupted.set()
+
+    def abort(self) -> None:
+        self._aborted.set()
 
 
 class Deaf(Session):
-    """Hangs in IDLE, without regard to time-outs and stops, until it is cut."""
+    """Hangs in IDLE, without regard to time-outs and stops, until it is aborted."""
 
     def wait(self, seconds: float) -> list[Line]:
-        self._cut.wait(60)
-        raise SessionLost("cut")
+        self._aborted.wait(60)
+        raise SessionLost("aborted")
+
+
+class DeafLogin(Session):
+    """Hangs in the login, on a thread of the pool, until it is aborted."""
+
+    def open(self, password: str) -> None:
+        self._aborted.wait(60)
+        raise SessionLost("aborted")
 
 
 class Faulty(Session):
@@ -79,24 +91,34 @@ class Faulty(Session):
         raise ZeroDivisionError("nobody foresaw this")
 
 
-class Scans:
-    """A backend that always succeeds, and what the supervisor asks of it."""
+class Connector:
+    """Makes the sessions that a test asks for, then plain ones."""
 
-    def __init__(self) -> None:
-        self.of: list[str] = []
+    def __init__(self, kinds: dict[str, type[Session]]) -> None:
+        self._made: dict[str, Iterator[type[Session]]] = {
+            id_: itertools.chain([kind], itertools.repeat(Session)) for id_, kind in kinds.items()
+        }
+
+    def session(self, mailbox: Mailbox, is_stopping: Callable[[], bool]) -> Session:
+        return next(self._made[mailbox.id])(mailbox, is_stopping)
+
+    def forget_all_but(self, mailboxes: list[Mailbox]) -> None: ...
+
+
+class Client:
+    """A backend that always succeeds."""
 
     def scan(self, mailbox: Mailbox, reason: str) -> ScanResult:
-        self.of.append(mailbox.id)
         return ScanResult(0, 0)
 
-    def cut_overdue(self) -> None: ...
-    def cut_all(self) -> None: ...
+    def abort_overdue(self) -> None: ...
+    def abort_all(self) -> None: ...
 
 
 class Lines(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(logs._Formatter())
+        self.setFormatter(logs.Formatter())
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -108,31 +130,30 @@ class Lines(logging.Handler):
 
 @contextmanager
 def supervised(
-    sessions: dict[str, type[Session]], clock: Callable[[], float] = time.monotonic
+    kinds: dict[str, type[Session]], clock: Callable[[], float] = time.monotonic
 ) -> Iterator[tuple[Lines, Supervisor]]:
     """A supervisor on a thread of its own, with mailboxes whose sessions are of these kinds."""
-    made: dict[str, Iterator[type[Session]]] = {
-        id_: itertools.chain([kind], itertools.repeat(Session)) for id_, kind in sessions.items()
-    }
-    rows = [Mailbox(id_, "u", f"{id_}@example.org", "h", 993, id_, "p") for id_ in sessions]
-    scans, lines = Scans(), Lines()
-    shared = Services(
-        connect=lambda mailbox, stop: next(made[mailbox.id])(mailbox, stop),
-        open_password=str,
-        backend=scans,
-        crew=Crew(),
-        scans=Gate(4),
-        hosts=Hosts(Limits(8, 20, 0.05, 0.2), clock),
-        timing=QUICK,
+    rows = [Mailbox(id_, "u", f"{id_}@example.org", "h", 993, id_, "p") for id_ in kinds]
+    config, lines = quick_config(), Lines()
+    connects, scan_threads = ThreadPoolExecutor(4, "connect"), ThreadPoolExecutor(4, "scan")
+    line = ScanLine(Client(), scan_threads, clock)
+    services = Services(
+        config=config,
+        connector=Connector(kinds),
+        decrypt=str,
+        connects=connects,
+        scans=line,
+        hosts=Hosts(config, clock),
+        unexpected_errors=UnexpectedErrors(),
         clock=clock,
     )
 
     def make_worker(
-        mailbox: Mailbox, ended: Callable[[IdleWorker], None], debt: PendingScan | None
+        mailbox: Mailbox, ended: Callable[[IdleWorker], None], scanner: Scanner | None
     ) -> IdleWorker:
-        return IdleWorker(mailbox, shared, Stop(), ended, debt)
+        return IdleWorker(mailbox, services, ended, scanner)
 
-    supervisor = Supervisor(lambda: rows, make_worker, scans, 300, 1000)
+    supervisor = Supervisor(lambda: rows, make_worker, line, services.forget_all_but, config, 1000)
     hanging: list[str] = []
     thread = threading.Thread(target=lambda: hanging.extend(supervisor.run()), name="supervisor")
     logs.log.setLevel(logging.INFO)
@@ -141,8 +162,10 @@ def supervised(
     try:
         yield lines, supervisor
     finally:
-        supervisor.post(supervisor.stop)
+        supervisor.stop()
         thread.join(20)
+        connects.shutdown()
+        scan_threads.shutdown()
         logs.log.removeHandler(lines)
         assert not thread.is_alive()
         assert not hanging
@@ -195,4 +218,41 @@ def test_sigusr1_shows_the_stack_of_a_thread_without_progress() -> None:
         supervisor.post(supervisor.report)
         lines.wait("states — 2 IDLING")
         lines.wait("[idle/deaf@example.org] no progress for")
-        lines.wait("[idle/deaf@example.org]     self._cut.wait(60)")
+        lines.wait("[idle/deaf@example.org]     self._aborted.wait(60)")
+
+
+def test_sigusr1_shows_the_stack_of_the_pool_s_thread_that_hangs() -> None:
+    """A mailbox whose login hangs on a thread of the pool is shown where that thread is."""
+    later = threading.Event()
+
+    def clock() -> float:
+        return time.monotonic() + (1000.0 if later.is_set() else 0.0)
+
+    with supervised({"deaf": DeafLogin}, clock) as (lines, supervisor):
+        wait_for(lambda: supervisor._workers and supervisor._workers["deaf"].works_on, 20, "login")
+        later.set()
+        supervisor.post(supervisor.report)
+        lines.wait("[idle/deaf@example.org] no progress for")
+        lines.wait("self._aborted.wait(60)")
+        supervisor._workers["deaf"].abort()
+
+
+def test_a_thread_that_died_without_a_word_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that ends before it reports its end is found, and started anew."""
+    monkeypatch.setattr("rebreak_idle.supervisor.WATCH_SECONDS", 0.05)
+    with supervised({"well": Session}) as (lines, supervisor):
+        lines.wait("[idle/well@example.org] connected (h:993)")
+        worker = supervisor._workers["well"]
+        worker._ended = lambda _worker: None
+        worker.ask_to_stop()
+        lines.wait("[idle/well@example.org] connected (h:993)", number=2)
+
+
+def test_a_row_that_goes_takes_what_it_owes_with_it() -> None:
+    """Hosts and owed scans of rows that are gone are forgotten."""
+    with supervised({"well": Session}) as (lines, supervisor):
+        lines.wait("[idle/well@example.org] connected (h:993)")
+        scanner = supervisor._workers["well"].scanner
+        supervisor.post(lambda: supervisor.refreshed([]))
+        lines.wait("refreshed — 0 active connections, 0 sessions")
+        assert scanner._withdrawn

@@ -9,9 +9,8 @@ T = TypeVar("T")
 
 POLL_SECONDS = 0.01
 
-# Threads of the test tools themselves, and those that last as long as the process, by the start of
-# their names.
-LASTING_THREADS = ("hypothesis", "pytest", "idle-poll")
+# Threads of the test tools themselves, by the start of their names.
+LASTING_THREADS = ("hypothesis", "pytest")
 
 
 def wait_for(condition: Callable[[], T], timeout_seconds: float, what: str) -> T:

@@ -6,7 +6,6 @@ import socket
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from ..errors import SessionLost
-from ..turns import away
 
 SHOWN_CHARACTERS = 100
 Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
@@ -36,8 +35,7 @@ def resolve(host: str, port: int, allow_private: bool) -> list[Address]:
     """
     shown = ascii(host if len(host) <= SHOWN_CHARACTERS else host[:SHOWN_CHARACTERS] + "…")
     try:
-        with away:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "not a valid name"
         raise SessionLost(f"the host {shown} does not resolve ({reason})") from error

@@ -1,9 +1,9 @@
 """IMAPClient on our own stream: the methods that imaplib names as made for overriding.
 
-`Transport` replaces imaplib's socket and reader (`open`, `read`, `readline`, `send`, `shutdown`)
-and its start (`_connect`), `Client` makes IMAPClient use it. In IDLE each line is read here for its
-meaning, and imaplib gets only those that begin and end it; what was heard is kept in `IdleEvents`,
-whichever call happened to read it. RFC 2177 is IDLE, RFC 9051 IMAP.
+`Transport` replaces imaplib's socket and reader (`open`, `read`, `readline`, `send`, `shutdown`),
+`Client` makes IMAPClient use it. In IDLE each line is read here for its meaning, and IMAPClient
+gets only those that it can read; what was announced is kept in `IdleEvents`, whichever call
+happened to read it. RFC 2177 is IDLE, RFC 9051 IMAP.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
@@ -19,105 +18,67 @@ import imapclient
 from imapclient.tls import IMAP4_TLS
 
 from .addresses import Address
+from .events import MAX_EVENTS, IdleEvents
 from .responses import Kind, Line, read_line
 from .stream import Stream
 
-# What is kept of one portion, or of one answer, after it was put together.
-MOST_HEARD = 1000
+# IMAPClient's `idle_check` without a time-out waits for ever.
+LONGEST_POLL_SECONDS = 86400.0
 
+# Names that imaplib and IMAPClient do not document, and what they are used for; a test holds them.
+PRIVATE_NAMES = {
+    "IMAP4._simple_command": "send a command and wait for its answer (LOGIN, STARTTLS)",
+    "IMAP4._command": "send a command and do not wait (ID, LOGOUT)",
+    "IMAP4._get_capabilities": "ask again after STARTTLS",
+    "IMAP4._refresh_capabilities": "overridden: from Python 3.14 on a login would ask once more",
+    "IMAP4._log": "overridden: it would keep LOGIN with its password",
+    "IMAP4.tagged_commands": "forget an IDLE that the server ended by itself",
+    "IMAP4._tls_established": "told that STARTTLS is done",
+    "IMAP4.mo": "let go of the last match, which holds two kilobytes",
+    "IMAPClient._imap": "the transport",
+    "IMAPClient._create_IMAP4": "overridden: makes the transport",
+    "IMAPClient._poll_socket": "overridden: a whole line may be at hand already",
+}
 
-_TAG = b"REBREAK"
-_TAGGED = re.compile(rb"(?P<tag>REBREAK\d+) (?P<type>[A-Z]+) (?P<data>.*)", re.ASCII)
-_HEARD = (Kind.EXISTS, Kind.EXPUNGE, Kind.UNREADABLE)
+_EVENTS = (Kind.EXISTS, Kind.EXPUNGE, Kind.UNREADABLE)
 _KEYWORD = re.compile(rb"\* (?:[0-9]+ )?[A-Za-z-]+")
 
 
-@dataclass(slots=True)
-class IdleEvents:
-    """What a server said that matters to the session, whichever call read it."""
-
-    lines: list[Line] = field(default_factory=list)
-    """EXISTS, EXPUNGE and unreadable lines since somebody last took them."""
-    bye: str = ""
-    """The server's words when it hung up."""
-    idle_over: bool = False
-    """The server ended the last IDLE by itself."""
-    last: bytes = b""
-    """The last line of all."""
-
-    def add(self, line: Line) -> bool:
-        """Keep what the line says, in as little room as it takes; False when it is too much.
-
-        Growing EXISTS need only the last, EXPUNGE their number, and of what is unreadable the
-        first tells enough.
-        """
-        last = self.lines[-1] if self.lines else None
-        if last is None or last.kind is not line.kind:
-            self.lines.append(line)
-        elif line.kind is Kind.EXPUNGE:
-            self.lines[-1] = Line(Kind.EXPUNGE, last.number + line.number)
-        elif line.kind is Kind.EXISTS and line.number < last.number:
-            self.lines.append(line)
-        elif line.kind is Kind.EXISTS:
-            self.lines[-1] = line
-        return len(self.lines) <= MOST_HEARD
-
-    def take(self) -> list[Line]:
-        """The lines so far; each is handed out once. The number of EXPUNGE is how many."""
-        lines, self.lines = self.lines, []
-        return lines
-
-
-class _NoSocket:
-    """What IMAPClient takes for the socket: it may set time-outs, which belong to the stream."""
-
-    def settimeout(self, seconds: float | None) -> None: ...
-    def setblocking(self, flag: bool) -> None: ...
-
-
-_NO_SOCKET = _NoSocket()
-
-
-class Reading(Enum):
+class Phase(Enum):
     """What the lines are that are read now."""
 
     ANSWERS = auto()
     IDLE_BEGINS = auto()
     """Up to the continuation, which means something only here."""
+    IDLING = auto()
+    """Only lines that are at hand are read."""
     IDLE_ENDS = auto()
 
 
-class _Own:
-    """What imaplib knows nothing of.
-
-    In slots: imaplib's own attributes are just few enough for Python to keep their names once for
-    all instances, which saves a kilobyte for each.
-    """
-
-    __slots__ = (
-        "_addresses", "_idle_tag", "_implicit_tls", "_reading", "hearing", "stream",
-    )  # fmt: skip
-
-
-class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
-    """imaplib's protocol over a `Stream`; implicit TLS unless ``starttls``."""
+class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
+    """imaplib's protocol over a `Stream`; implicit TLS unless ``tls`` is False."""
 
     def __init__(
         self,
         host: str,
         addresses: list[Address],
         stream: Stream,
-        hearing: IdleEvents,
+        events: IdleEvents,
         context: ssl.SSLContext,
         tls: bool,
     ) -> None:
         self.stream = stream
-        self.hearing = hearing
+        self.events = events
         self._addresses = addresses
         self._implicit_tls = tls
-        self._reading = Reading.ANSWERS
+        self._phase = Phase.ANSWERS
         self._idle_tag = b""
         super().__init__(host, ssl_context=context)
+
+    @property
+    def sock(self) -> Any:
+        """The stream's socket: IMAPClient polls it and sets its time-outs."""
+        return self.stream.sock
 
     def open(self, host: str = "", port: int = 0, timeout: float | None = None) -> None:
         self.host, self.port = host, port
@@ -126,32 +87,13 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
             self.stream.secure(self.ssl_context, host)
         self.stream.restart_deadline()
 
-    def _connect(self) -> None:
-        """Read the greeting.
-
-        imaplib makes up a tag for each connection, and compiles an expression that matches it: a
-        third of a millisecond and two kilobytes, for tags that need to be unique within their
-        connection only (RFC 9051, section 2.2.1).
-        """
-        self.tagpre, self.tagre = _TAG, _TAGGED
-        self.welcome = self._get_response()
-        if "PREAUTH" in self.untagged_responses:
-            self.state = "AUTH"
-        elif "OK" in self.untagged_responses:
-            self.state = "NONAUTH"
-        else:
-            raise self.error(self.welcome)
-        self._get_capabilities()
-        if "IMAP4REV1" not in self.capabilities:
-            raise self.error("server not IMAP4rev1 compliant")
-
     def starttls(self, ssl_context: ssl.SSLContext | None = None) -> tuple[str, list[bytes]]:
         """STARTTLS; what was said before it counts for nothing (RFC 9051, section 6.2.1)."""
         typ, data = self._simple_command("STARTTLS")
         if typ != "OK":
             raise self.error(f"STARTTLS refused: {data!r}")
         self.stream.secure(ssl_context or self.ssl_context, self.host)
-        self.hearing.lines, self.hearing.bye = [], ""
+        self.events.lines, self.events.bye = [], ""
         self.untagged_responses: dict[str, list[bytes]] = {}
         self._tls_established = True
         self._get_capabilities()
@@ -163,17 +105,16 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
         return ("OK", told) if told else super().capability()
 
     def login(self, user: str, password: str) -> Any:
-        """LOGIN with both quoted alike on each Python, and what is not ASCII in UTF-8.
+        """LOGIN with both quoted; imaplib's own does not quote the user name on every Python.
 
         A password beyond ASCII goes as a literal (RFC 9051, section 4.3); quoted strings hold no
         8-bit characters before ENABLE.
         """
-        arguments = [_quoted(user)]
         if password.isascii():
-            arguments.append(_quoted(password))
+            typ, data = self._simple_command("LOGIN", _quoted(user), _quoted(password))
         else:
             self.literal = password.encode()
-        typ, data = self._simple_command("LOGIN", *arguments)
+            typ, data = self._simple_command("LOGIN", _quoted(user))
         if typ != "OK":
             raise self.error(data[-1])
         self.state = "AUTH"
@@ -187,19 +128,21 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
         typ, data = self.select(mailbox, readonly=True)
         if typ != "OK":
             raise self.error(f"EXAMINE refused: {data!r}")
-        told = self.untagged_responses
-        exists, uidnext, uidvalidity = (
-            [int(number) for number in told.get(name, [])]
-            for name in ("EXISTS", "UIDNEXT", "UIDVALIDITY")
-        )
-        return exists, uidnext, uidvalidity
+        return self._numbers("EXISTS"), self._numbers("UIDNEXT"), self._numbers("UIDVALIDITY")
+
+    def _numbers(self, name: str) -> list[int]:
+        """The numbers of an untagged response, all that came."""
+        try:
+            return [int(number) for number in self.untagged_responses.get(name, [])]
+        except (TypeError, ValueError) as error:
+            raise self.error(f"{name} without a number") from error
 
     def send_id(self, fields: str) -> None:
         """Send ID (RFC 2971) and do not wait: its answer is read with the next command's."""
         self._command("ID", fields)
 
     def send(self, data: bytes) -> None:
-        if self._reading is Reading.IDLE_BEGINS:
+        if self._phase is Phase.IDLE_BEGINS:
             self._idle_tag = data.split(b" ", 1)[0]
         self.stream.send(data)
 
@@ -207,16 +150,15 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
         return self.stream.exactly(size)
 
     def readline(self) -> bytes:
-        line = self._plain_line() if self._reading is Reading.ANSWERS else self._idle_line()
-        return line.rstrip(b"\r\n") + b"\r\n" if line else b""
+        """The next line that imaplib and IMAPClient are to see; empty at the end of the stream.
 
-    def _plain_line(self) -> bytes:
-        """The next line, its keyword in upper case: imaplib knows no other, IMAP allows any."""
-        line = self._note(self.stream.line())
-        keyword = _KEYWORD.match(line)
-        if keyword is None or keyword[0].isupper():
-            return line
-        return keyword[0].upper() + line[keyword.end() :]
+        Raises:
+            TimeoutError: in IDLE, when no further line is at hand; `idle_check` returns then.
+        """
+        if self._phase is Phase.IDLING:
+            return self._announcement_at_hand()
+        line = self._answer_line() if self._phase is Phase.ANSWERS else self._idle_line()
+        return line.rstrip(b"\r\n") + b"\r\n" if line else b""
 
     def shutdown(self) -> None:
         self.stream.close()
@@ -224,35 +166,34 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
     def _log(self, line: str) -> None:
         """imaplib keeps the last lines, LOGIN with its password among them; this does not."""
 
-    def read_as(self, reading: Reading, action: Callable[[], Any]) -> Any:
-        """Do what reads the lines of an IDLE."""
-        self._reading = reading
+    def in_phase(self, phase: Phase, action: Callable[[], Any]) -> Any:
+        """Do what reads the lines of that phase."""
+        self._phase = phase
         try:
             return action()
         finally:
-            self._reading = Reading.ANSWERS
+            self._phase = Phase.ANSWERS
 
     def forget_answers(self) -> None:
         """Let go of what was read up to now: imaplib keeps two kilobytes of it."""
         self.untagged_responses.clear()
         self.mo, self.welcome = None, b""
 
-    def log_out(self, from_idle: bool) -> None:
-        """DONE and LOGOUT in one piece, and read on to the answer or the end."""
-        done = b"DONE\r\n" if from_idle else b""
-        self.stream.send(done + self._new_tag() + b" LOGOUT\r\n")
-        while self.stream.line().startswith((b"* ", self._idle_tag + b" ")):
+    def log_out(self, from_idle: bool, wait: bool) -> None:
+        """DONE where it is due, and LOGOUT; read on to the answer or the end if ``wait``."""
+        if from_idle:
+            self.stream.send(b"DONE\r\n")
+        self._command("LOGOUT")
+        while wait and self.stream.line().startswith((b"* ", self._idle_tag + b" ")):
             pass
 
-    def listen(self, seconds: float) -> None:
-        """Wait in IDLE until the server says something, and hear all that came."""
-        self.stream.restart_deadline()
-        if not self.stream.ready(seconds):
-            return
-        while raw := self.stream.line_at_hand():
-            if self._hear(raw).kind is Kind.TAGGED:
-                self.hearing.idle_over = True
-                self.tagged_commands.pop(self._idle_tag, None)
+    def _answer_line(self) -> bytes:
+        """The next line, its keyword in upper case: imaplib knows no other, IMAP allows any."""
+        line = self._note(self.stream.line())
+        keyword = _KEYWORD.match(line)
+        if keyword is None or keyword[0].isupper():
+            return line
+        return keyword[0].upper() + line[keyword.end() :]
 
     def _idle_line(self) -> bytes:
         """The next line, while IDLE begins or ends, that IMAPClient is to see."""
@@ -262,41 +203,48 @@ class Transport(_Own, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no typ
                 return b"* BYE\r\n"
             if kind is Kind.TAGGED:
                 return raw
-            if kind is Kind.CONTINUATION and self._reading is Reading.IDLE_BEGINS:
+            if kind is Kind.CONTINUATION and self._phase is Phase.IDLE_BEGINS:
                 return raw
+        return b""
+
+    def _announcement_at_hand(self) -> bytes:
+        """The next EXISTS or EXPUNGE of those received; the other lines are only taken in."""
+        while raw := self.stream.line_at_hand():
+            line = self._hear(raw)
+            if line.kind is Kind.TAGGED:
+                self.events.idle_over = True
+                self.tagged_commands.pop(self._idle_tag, None)
+            elif line.kind in (Kind.EXISTS, Kind.EXPUNGE):
+                return f"* {line.number} {line.kind.name}\r\n".encode()
+        if raw is None:
+            raise TimeoutError("no further line is at hand")
         return b""
 
     def _hear(self, raw: bytes) -> Line:
         """Take in a line of an IDLE; what it is, TAGGED where it is IDLE's own answer."""
         line = read_line(self._note(raw).rstrip(b"\r\n"))
-        if line.kind is Kind.EXPUNGE:
-            line = Line(Kind.EXPUNGE, 1)
-        elif line.kind is Kind.UNREADABLE or (
+        if line.kind is Kind.UNREADABLE or (
             line.kind is Kind.TAGGED and raw.split(b" ", 1)[0] != self._idle_tag
         ):
             line = Line(Kind.UNREADABLE, text=raw)
-        if line.kind in _HEARD and not self.hearing.add(line):
-            self.stream.refuse(f"the server said more than {MOST_HEARD} things at once")
+        one = Line(Kind.EXPUNGE, 1) if line.kind is Kind.EXPUNGE else line
+        if line.kind in _EVENTS and not self.events.add(one):
+            self.stream.limit_exceeded(f"the server said more than {MAX_EVENTS} things at once")
         return line
 
     def _note(self, raw: bytes) -> bytes:
         """Keep what a log line may want to quote."""
-        self.hearing.last = raw or self.hearing.last
+        self.events.last = raw or self.events.last
         if b"BYE" in raw.upper() and (line := read_line(raw.rstrip(b"\r\n"))).kind is Kind.BYE:
-            self.hearing.bye = line.text.decode("utf-8", "replace").strip() or "without a reason"
+            self.events.bye = line.text.decode("utf-8", "replace").strip() or "without a reason"
         return raw
-
-
-def _quoted(text: str) -> bytes:
-    """A quoted string (RFC 9051, section 4.3), in UTF-8."""
-    return b'"' + re.sub(rb'(["\\\\])', rb"\\\1", text.encode()) + b'"'
 
 
 class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no types
     """IMAPClient over a `Transport`.
 
-    `idle`, `idle_check` and `idle_done` are IMAPClient's own; lines that it could not read never
-    reach them, and what `idle_check` would hand out is in the `IdleEvents`.
+    `idle`, `idle_check` and `idle_done` are IMAPClient's own, but for lines that it could not read:
+    those never reach it.
     """
 
     def __init__(
@@ -304,12 +252,12 @@ class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no 
         host: str,
         addresses: list[Address],
         stream: Stream,
-        hearing: IdleEvents,
+        events: IdleEvents,
         context: ssl.SSLContext,
         tls: bool,
     ) -> None:
         self._make_transport: Callable[[], Transport] = lambda: Transport(
-            host, addresses, stream, hearing, context, tls
+            host, addresses, stream, events, context, tls
         )
         super().__init__(host, ssl=tls, ssl_context=context)
         del self._make_transport
@@ -323,19 +271,30 @@ class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no 
     def _create_IMAP4(self) -> Transport:  # noqa: N802  # IMAPClient's name
         return self._make_transport()
 
-    def socket(self) -> _NoSocket:
-        return _NO_SOCKET
-
-    def _set_read_timeout(self) -> None: ...
-
     def _poll_socket(self, sock: object, timeout: float | None = None) -> bool:
-        self._imap.listen(86400.0 if timeout is None else timeout)
-        return False
+        """Wait for the socket, and receive what came; whether `idle_check` is to read lines."""
+        stream = self.transport.stream
+        stream.restart_deadline()
+        if not stream.poll(LONGEST_POLL_SECONDS if timeout is None else timeout):
+            return False
+        stream.receive_available()
+        return True
 
     def idle(self) -> None:
-        self.transport.hearing.idle_over = False
-        self.transport.read_as(Reading.IDLE_BEGINS, super().idle)
+        self.transport.events.idle_over = False
+        self.transport.in_phase(Phase.IDLE_BEGINS, super().idle)
         self.transport.forget_answers()
 
+    def idle_check(self, timeout: float | None = None) -> Any:
+        return self.transport.in_phase(
+            Phase.IDLING, lambda: super(Client, self).idle_check(timeout)
+        )
+
     def idle_done(self) -> Any:
-        return self.transport.read_as(Reading.IDLE_ENDS, super().idle_done)
+        return self.transport.in_phase(Phase.IDLE_ENDS, super().idle_done)
+
+
+def _quoted(text: str) -> bytes:
+    """A quoted string (RFC 9051, section 4.3)."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'.encode()

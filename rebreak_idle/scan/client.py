@@ -1,79 +1,49 @@
-"""The scan request to the backend: the only module that knows requests."""
+"""The scan request to the backend: the only module that knows requests, and urllib3 under it."""
 
 from __future__ import annotations
 
-import http.client
 import json
-import re
-import select
 import socket
 import ssl
 import time
-from collections.abc import Iterable
-from contextlib import suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
-from typing import Any, NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from http.cookiejar import DefaultCookiePolicy
 
 import requests
+from urllib3.exceptions import HTTPError
 
-from ..errors import ScanFailed
+from .. import __version__
+from ..config import Config
+from ..errors import BackendUnavailable, ScanFailed
 from ..mailbox import Mailbox
-from ..poller import READABLE, WRITABLE, Watch, poller
-from ..turns import Signal, away
+from .answer import Answer, ScanResult, read_result
+from .connections import Adapter, Exchange, UnderWay, innermost_error
 
 PATH = "/api/mail/scan-internal"
 MAX_ANSWER_BYTES = 64 * 1024
 CONNECT_TIMEOUT_SECONDS = 10.0
-# A success with a length and none of what changes how a body is read (RFC 9112, section 6.3).
-MAX_PLAIN_BYTES = 4096
-_ORDINARY = rb"(?!Connection:|Transfer-Encoding:|Content-Length:)[!-9;-~]+:[^\r\n]*\r\n"
-_KEPT_ALIVE = rb"Connection: keep-alive\r\n"
-_HEADERS = rb"(?:%s|%s)*" % (_ORDINARY, _KEPT_ALIVE)
-_PLAIN_HEAD = re.compile(
-    rb"HTTP/1\.1 200 OK\r\n%sContent-Length: ([0-9]{1,4})\r\n%s\r\n" % (_HEADERS, _HEADERS),
-    re.IGNORECASE,
-)
-# Node closes a connection that was idle for 5 s (http.Server keepAliveTimeout); one that is used
-# again sooner is certainly still there.
-REUSE_SECONDS = 2.0
 
 
-class ScanResult(NamedTuple):
-    """What the backend's answer tells, None where it does not."""
+class ScanClient:
+    """Sends scan requests. Any thread may call; a connection is kept alive for the next request."""
 
-    scanned: int | None = None
-    blocked: int | None = None
-    remark: str = ""
-    """What somebody should look at although the scan counts as done."""
-
-
-class _Answer(NamedTuple):
-    """What the backend said, its body up to 64 KiB."""
-
-    status: int
-    reason: str
-    content: bytes
-    retry_after: str | None = None
-
-
-class Backend:
-    """Sends scan requests. Any thread may call; each request has a connection of its own."""
-
-    def __init__(self, url: str, header: str, secret: str, timeout_seconds: float) -> None:
-        self._url = url
-        headers = {header: secret, "content-type": "application/json"}
-        scan = requests.Request("POST", url + PATH, headers).prepare()
-        del scan.headers["content-length"]  # of no body
-        self._scan_head = _head(scan)
-        self._reach_head = _head(requests.Request("GET", url).prepare())
-        self._timeout_seconds = timeout_seconds
-        self._context = ssl.create_default_context()
-        self._context.sslsocket_class = _SecureSocket
-        self._free: list[_Channel] = []
-        self._busy: dict[_Channel, float] = {}
+    def __init__(self, config: Config) -> None:
+        self._url = config.backend_url
+        self._timeout_seconds = config.scan_timeout_seconds
+        self._headers = {
+            config.admin_secret_header: config.admin_secret,
+            "content-type": "application/json",
+        }
+        self._under_way = UnderWay()
+        self._session = requests.Session()
+        self._session.trust_env = False  # no proxies, no .netrc
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+        self._session.headers.clear()
+        self._session.headers.update(
+            {"user-agent": f"rebreak_idle/{__version__}", "accept-encoding": "identity"}
+        )
+        self._adapter = Adapter(self._under_way, config.scan_concurrency)
+        self._session.mount("http://", self._adapter)
+        self._session.mount("https://", self._adapter)
 
     def scan(self, mailbox: Mailbox, reason: str) -> ScanResult:
         """Ask for one scan and wait for its end.
@@ -82,7 +52,8 @@ class Backend:
             ScanFailed: the backend did not answer 2xx; the scan is still owed.
         """
         body = {"connectionId": mailbox.id, "userId": mailbox.user_id, "reason": reason}
-        return _result(self._answer(self._scan_head, json.dumps(body).encode()))
+        request = requests.Request("POST", self._url + PATH, self._headers, data=json.dumps(body))
+        return read_result(self._answer(request))
 
     def reach(self) -> str:
         """Ask for the backend's front page, without the secret; returns its status line.
@@ -90,245 +61,99 @@ class Backend:
         Raises:
             ScanFailed: nothing answers there.
         """
-        answer = self._answer(self._reach_head, b"")
+        answer = self._answer(requests.Request("GET", self._url))
         return f"{answer.status} {answer.reason}"
 
-    def cut_overdue(self) -> None:
+    def abort_overdue(self) -> None:
         """End the requests whose time is over: time-outs of sockets do not see a slow drip."""
-        now = time.monotonic()
-        self._cut(channel for channel, end in self._busy.copy().items() if end < now)
+        self._under_way.abort(time.monotonic())
 
-    def cut_all(self) -> None:
+    def abort_all(self) -> None:
         """End all requests under way; they count as failed."""
-        self._cut(self._busy.copy())
+        self._under_way.abort(float("inf"))
 
     def close(self) -> None:
-        while self._free:
-            self._free.pop().close()
+        self._session.close()
 
-    @staticmethod
-    def _cut(channels: Iterable[_Channel]) -> None:
-        for channel in channels:
-            channel.cut()
-
-    def _answer(self, head: bytes, body: bytes) -> _Answer:
-        """What the backend answers; the connection is kept if all went well.
+    def _answer(self, request: requests.Request) -> Answer:
+        """What the backend answers.
 
         Raises:
             ScanFailed: it does not.
         """
-        channel = self._free.pop() if self._free else _Channel(urlsplit(self._url), self._context)
-        self._busy[channel] = time.monotonic() + self._timeout_seconds
-        try:
-            answer = channel.send(head, body, self._timeout_seconds)
-        except Exception as error:
-            channel.close()
-            raise ScanFailed(self._why(error)) from error
-        finally:
-            del self._busy[channel]
-        self._free.append(channel)
-        return answer
+        with self._under_way.exchange(self._timeout_seconds) as exchange:
+            prepared = self._session.prepare_request(request)
+            try:
+                return self._send_or_resend(prepared, exchange)
+            except (requests.RequestException, HTTPError, OSError) as error:
+                raise self._failure(error, exchange) from error
 
-    def _why(self, error: Exception) -> str:
-        if isinstance(error, TimeoutError):
-            return f"the backend did not answer within {self._timeout_seconds:g}s"
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return "the backend's certificate is not accepted: set SSL_CERT_FILE to its CA"
-        if isinstance(error, ConnectionRefusedError):
-            return (
-                f"the backend at {self._url} refuses connections: is it running, is BACKEND_URL "
-                "right?"
+    def _send_or_resend(self, prepared: requests.PreparedRequest, exchange: Exchange) -> Answer:
+        """A connection that was kept alive, and that the backend closed meanwhile (Node does after
+        5 s, http.Server keepAliveTimeout), is no failure: the request goes out on a new one.
+        """
+        try:
+            return self._send(prepared, exchange)
+        except (requests.RequestException, HTTPError, OSError) as error:
+            if not exchange.was_closed_meanwhile(error):
+                raise
+        self._adapter.forget_connections()  # others that were kept alive may be closed too
+        return self._send(prepared, exchange)
+
+    def _send(self, prepared: requests.PreparedRequest, exchange: Exchange) -> Answer:
+        timeout = self._timeout_seconds
+        with self._session.send(
+            prepared,
+            stream=True,
+            allow_redirects=False,
+            timeout=(min(CONNECT_TIMEOUT_SECONDS, timeout), timeout),
+        ) as response:
+            exchange.is_answered = True
+            if response.status_code < 200 and exchange.connection is not None:
+                exchange.connection.close()  # the real answer follows: it is nobody else's
+            return Answer(
+                response.status_code,
+                response.reason,
+                _body(response),
+                response.headers.get("retry-after"),
+                response.headers.get("date"),
             )
-        return f"the backend broke off ({error.__class__.__name__}: {error})"
+
+    def _failure(self, error: Exception, exchange: Exchange) -> ScanFailed:
+        """What an exchange without an answer means."""
+        cause = innermost_error(error)
+        if time.monotonic() >= exchange.ends_at or isinstance(error, requests.ReadTimeout):
+            return BackendUnavailable(
+                f"the backend did not answer within {self._timeout_seconds:g}s", is_certain=False
+            )
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return ScanFailed(
+                "the backend's certificate is not accepted: set SSL_CERT_FILE to its CA"
+            )
+        if isinstance(cause, ConnectionRefusedError):
+            why = "refuses connections: is it running, is BACKEND_URL right?"
+        elif isinstance(cause, socket.gaierror):
+            why = "has a name that does not resolve: is BACKEND_URL right?"
+        elif isinstance(error, requests.ConnectTimeout):
+            why = "does not accept connections in time: is it running, is BACKEND_URL right?"
+        elif not exchange.is_sent:
+            why = f"cannot be reached ({_words(cause)})"
+        else:
+            return ScanFailed(f"the backend broke off ({_words(cause)})")
+        return BackendUnavailable(f"the backend at {self._url} {why}", is_certain=True)
 
 
-class _PlainSocket(socket.socket):
-    """Never blocks: others run while it waits."""
-
-    _watch: Watch
-    _timeout_seconds: float
-
-    def set_up(self, timeout_seconds: float) -> None:
-        """From now on no wait is longer than that."""
-        self.setblocking(False)
-        self._watch = poller.watch(self.fileno(), Signal(), urgent=True)
-        self._timeout_seconds = timeout_seconds
-
-    def sendall(self, data: Any, flags: int = 0) -> None:
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[self.send(view, flags) :]
-            except BlockingIOError:
-                self._wait(WRITABLE)
-
-    def recv_into(self, *args: Any) -> int:
-        while True:
-            try:
-                return super().recv_into(*args)
-            except BlockingIOError:
-                self._wait(READABLE)
-
-    def plain_answer(self) -> bytes | None:
-        """The body of the answer that comes next, if it is a plain one and there as a whole."""
-        self._wait(READABLE)
-        try:
-            data = self.recv(MAX_PLAIN_BYTES, socket.MSG_PEEK)
-        except BlockingIOError:
-            return None
-        head = _PLAIN_HEAD.match(data)
-        if head is None or len(data) != head.end() + int(head[1]):
-            return None
-        self.recv(len(data))
-        return data[head.end() :]
-
-    def close(self) -> None:
-        self._watch.close()
-        super().close()
-
-    def _wait(self, events: int) -> None:
-        end = time.monotonic() + self._timeout_seconds
-        while not self._watch.wait(events, end - time.monotonic()):
-            if time.monotonic() >= end:
-                raise TimeoutError
+def _words(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return f"{error.__class__.__name__}: {text}"
 
 
-class _SecureSocket(ssl.SSLSocket):
-    """Lets others run while it waits for what it is to receive."""
-
-    def recv_into(self, *args: Any) -> int:
-        with away:
-            return super().recv_into(*args)
-
-
-class _Channel:
-    """One connection to the backend, kept alive while requests follow closely.
-
-    requests prepares what is sent; what it does besides, for proxies, cookies and pools of
-    connections to many places, is of no use here and would be most of what a scan costs.
-    http.client reads the answers, but for those as plain as most are.
-    """
-
-    def __init__(self, url: SplitResult, context: ssl.SSLContext) -> None:
-        self._context = context if url.scheme == "https" else None
-        self._address = (url.hostname or "", url.port or (443 if self._context else 80))
-        self._sock: _PlainSocket | ssl.SSLSocket | None = None
-        self._used_at = 0.0
-        self._look: select.poll
-
-    def send(self, head: bytes, body: bytes, timeout: float) -> _Answer:
-        """Send the request and read the answer."""
-        sock = self._sock
-        if sock is None or not self._is_fresh():
-            self.close()
-            self._sock = sock = self._connect(timeout)
-            self._look = select.poll()
-            self._look.register(sock, select.POLLIN)
-        sock.sendall(b"%b%d\r\n\r\n%b" % (head, len(body), body))
-        plain = sock.plain_answer() if isinstance(sock, _PlainSocket) else None
-        answer = self._read(sock) if plain is None else _Answer(200, "OK", plain)
-        self._used_at = time.monotonic()
-        return answer
-
-    def _read(self, sock: socket.socket) -> _Answer:
-        with http.client.HTTPResponse(sock) as answer:
-            answer.begin()
-            length, content = answer.length, answer.read(MAX_ANSWER_BYTES)
-            if length is not None and len(content) < min(length, MAX_ANSWER_BYTES):
-                raise http.client.IncompleteRead(content, length - len(content))
-            whole = answer.isclosed()
-        if answer.will_close or not whole or answer.status < HTTPStatus.OK:
-            self.close()
-        return _Answer(answer.status, answer.reason, content, answer.getheader("retry-after"))
-
-    def _is_fresh(self) -> bool:
-        """Whether the connection is certainly still there; what there is to read can be its end."""
-        return time.monotonic() - self._used_at < REUSE_SECONDS and not self._look.poll(0)
-
-    def _connect(self, timeout: float) -> _PlainSocket | ssl.SSLSocket:
-        with away:
-            sock = socket.create_connection(self._address, min(CONNECT_TIMEOUT_SECONDS, timeout))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._context is not None:
-                secure = self._context.wrap_socket(sock, server_hostname=self._address[0])
-                secure.settimeout(timeout)
-                return secure
-        plain = _PlainSocket(fileno=sock.detach())
-        plain.set_up(timeout)
-        return plain
-
-    def cut(self) -> None:
-        """Free the thread that waits on this connection. Any thread may call."""
-        if (sock := self._sock) is not None:
-            with suppress(OSError):  # closed meanwhile
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        sock, self._sock = self._sock, None
-        if sock is not None:
-            sock.close()
-
-
-def _head(request: requests.PreparedRequest) -> bytes:
-    """What goes over the line up to the length of the body (RFC 9112, section 2.1)."""
-    lines = [f"{request.method} {request.path_url} HTTP/1.1"]
-    lines.append(f"Host: {urlsplit(request.url or '').netloc}")
-    lines += [f"{name}: {value}" for name, value in request.headers.items()]
-    return "\r\n".join((*lines, "Content-Length: ")).encode("latin-1")
-
-
-def _result(answer: _Answer) -> ScanResult:
-    """The counts in a 2xx answer; whatever else it holds, the scan was done.
-
-    Raises:
-        ScanFailed: any other status.
-    """
-    status, content = answer.status, answer.content
-    if not 200 <= status < 300:
-        said = _ADVICE.get(status) or content[:2000].decode("utf-8", "replace").strip()
-        if 300 <= status < 400:
-            said = "redirects are not followed: set BACKEND_URL to where the backend itself listens"
-        raise ScanFailed(
-            f"the backend answered {status} {answer.reason}" + (f" ({said})" if said else ""),
-            _retry_after_seconds(answer.retry_after, datetime.now(UTC)),
-        )
-    counts = _json_object(content)
-    if counts is None and content.strip():
-        return ScanResult(remark="the backend's answer is no JSON object: is BACKEND_URL right?")
-    counts = counts or {}
-    return ScanResult(_count(counts.get("scanned")), _count(counts.get("blocked")))
-
-
-_WRONG_SECRET = "ADMIN_SECRET or ADMIN_SECRET_HEADER is wrong"  # noqa: S105  # no secret
-_ADVICE = {
-    401: _WRONG_SECRET,
-    403: _WRONG_SECRET,
-    404: "BACKEND_URL does not lead to the scan endpoint, or the backend does not know the id",
-}
-
-
-def _retry_after_seconds(value: str | None, now: datetime) -> float | None:
-    """Retry-After, given as seconds or as a date (RFC 9110, section 10.2.3)."""
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        when = parsedate_to_datetime(value)
-    except (ValueError, OverflowError, TypeError, IndexError):
-        return None
-    return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - now).total_seconds())
-
-
-def _json_object(content: bytes) -> dict[str, Any] | None:
-    try:
-        answer = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return answer if isinstance(answer, dict) else None
-
-
-def _count(value: object) -> int | None:
-    """A number fit for the log."""
-    plausible = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**12
-    return value if plausible else None  # type: ignore[return-value]  # checked just now
+def _body(response: requests.Response) -> bytes:
+    """The body, up to 64 KiB; the connection is kept alive if that was all of it."""
+    content = b""
+    while len(content) < MAX_ANSWER_BYTES:
+        data = response.raw.read(MAX_ANSWER_BYTES - len(content), decode_content=False)
+        if not data:
+            break
+        content += data
+    return content

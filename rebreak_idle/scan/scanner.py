@@ -1,124 +1,112 @@
-"""Paying what one mailbox owes: the scan request, its place in the line, its retries."""
+"""The scans of one mailbox: what is owed, its place in the line, its retries."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Callable
-from typing import Protocol
 
-from ..backoff import Backoff, seconds_text
-from ..errors import ScanFailed
-from ..gate import Gate, Ticket
+from ..errors import Interrupted, ScanFailed
+from ..faults import UnexpectedErrors
+from ..limits import Backoff, seconds_text
 from ..log import Logger, RepeatFilter, sanitize
 from ..mailbox import Mailbox
-from ..wake import Stop
-from .client import ScanResult
+from .answer import ScanResult
+from .line import ScanLine
 from .pending import PendingScan
 
 SCAN_RETRY_INITIAL_SECONDS = 1.0
 SCAN_RETRY_MAX_SECONDS = 60.0
-# A backend that asks for more patience than this is asked again all the same.
-RETRY_AFTER_MAX_SECONDS = 3600.0
-
-
-class BackendLike(Protocol):
-    """What is used of the backend: see `backend.Backend`."""
-
-    def scan(self, mailbox: Mailbox, reason: str) -> ScanResult: ...
 
 
 class Scanner:
-    """Sends the scans of one mailbox, one at a time. Used by one thread, but for `wake`.
+    """Sends the scans of one mailbox, one at a time; outlives the worker whose row changes.
 
-    ``clock`` is `time.monotonic`; ``scanning`` is told when a request begins and ends.
+    Used by the mailbox's thread; the request itself runs on a thread of the line, which calls
+    ``wake`` at its end. ``clock`` is `time.monotonic`.
     """
 
     def __init__(
         self,
-        mailbox: Mailbox,
-        debt: PendingScan,
-        backend: BackendLike,
-        gate: Gate,
-        logger: Logger,
+        line: ScanLine,
         clock: Callable[[], float],
-        stop: Stop,
-        scanning: Callable[[bool], None],
+        unexpected_errors: UnexpectedErrors,
     ) -> None:
-        self.debt = debt
-        self._mailbox = mailbox
-        self._backend = backend
-        self._gate = gate
-        self._logger = logger
-        self._clock = clock
-        self._stop = stop
-        self._scanning = scanning
-        self._retries = Backoff(SCAN_RETRY_INITIAL_SECONDS, SCAN_RETRY_MAX_SECONDS, random.random)
+        self.pending = PendingScan()
+        self.in_line = False
+        """Whether a request is in line or under way."""
         self.troubles = RepeatFilter(clock)
+        self._line = line
+        self._clock = clock
+        self._unexpected_errors = unexpected_errors
+        self._retries = Backoff(SCAN_RETRY_INITIAL_SECONDS, SCAN_RETRY_MAX_SECONDS, random.random)
         self._failures = 0
-        self._not_before = 0.0
-        self._ticket: Ticket | None = None
+        self._not_before = -math.inf
+        self._withdrawn = False
+        self._mailbox: Mailbox
+        self._logger: Logger
+        self._wake: Callable[[], None]
+
+    def serve(self, mailbox: Mailbox, logger: Logger, wake: Callable[[], None]) -> None:
+        """From now on these are the row, its log and its thread."""
+        self._mailbox, self._logger, self._wake = mailbox, logger, wake
+        self._withdrawn = False
+
+    def withdraw(self) -> None:
+        """The row is gone: nothing is owed any more, a request in line is not sent."""
+        self._withdrawn = True
+
+    @property
+    def owed(self) -> bool:
+        return self.pending.owed
 
     def owe(self, reason: str) -> None:
         """Mail may have arrived."""
-        self.debt.owe(reason)
-
-    def next_try(self, until: float) -> float:
-        """When `pay` has something to do, ``until`` at the latest."""
-        return min(until, self._not_before) if self.debt.owed else until
+        self.pending.owe(reason)
 
     @property
-    def not_before(self) -> float:
-        """When the scan that is owed may be tried again."""
-        return self._not_before if self.debt.owed else -math.inf
+    def next_try_at(self) -> float:
+        """When `send_due` has something to do, by the clock; infinite where nothing is known."""
+        return self._not_before if self.owed and not self.in_line else math.inf
 
-    def pay(self, until: float) -> None:
-        """Send the request that is owed, if it is due and a place is free before ``until``.
+    def send_due(self) -> None:
+        """Enter the line if a scan is owed, due, and not in line already.
 
         Raises:
-            Interrupted: the stop came before the request began.
+            Interrupted: the daemon stops.
         """
-        if not self.debt.owed or self._clock() < self._not_before:
-            return
-        if (ticket := self._ticket) is None:
-            self._ticket = ticket = self._gate.queue()
-        if not ticket.granted:
-            self._stop.check()
-            ticket.wait(until - self._clock())
-        if ticket.granted:
-            try:
-                self._stop.check()
-                self._scan()
-            finally:
-                self.leave_line()
+        if self.next_try_at <= self._clock():
+            self.in_line = True
+            self._line.enter(self._request)
 
-    def leave_line(self) -> None:
-        """Give up the place at the gate, or in its line."""
-        ticket, self._ticket = self._ticket, None
-        if ticket is not None:
-            ticket.leave()
+    # On a thread of the line
 
-    def wake(self) -> None:
-        """End a wait for a place. Any thread may call."""
-        if (ticket := self._ticket) is not None:
-            ticket.wake()
-
-    def _scan(self) -> None:
-        reason = self.debt.begin()
-        self._scanning(True)
+    def _request(self) -> None:
+        if self._withdrawn:
+            return self._end_request()
         try:
-            result = self._backend.scan(self._mailbox, reason)
+            result = self._line.send(self._mailbox, self.pending.begin)
+        except Interrupted:
+            self._end_request()  # the daemon stops; the scan stays owed
         except ScanFailed as error:
             self._failed(error)
+        except Exception as error:  # noqa: BLE001  # no thread of the line dies, no scan is lost
+            self._not_before = self._clock() + SCAN_RETRY_MAX_SECONDS
+            self._end_request()
+            self._unexpected_errors.log(self._logger, error)
         else:
             self._succeeded(result)
-        finally:
-            self._scanning(False)
+
+    def _end_request(self) -> None:
+        """The mailbox's thread may go on; from now on the next request may be in line."""
+        self.in_line = False
+        self._wake()
 
     def _succeeded(self, result: ScanResult) -> None:
-        self.debt.pay()
-        self._failures, self._not_before = 0, 0.0
+        self.pending.settle()
+        self._failures, self._not_before = 0, -math.inf
         self.troubles.forget()
+        self._end_request()
         scanned, blocked = result.scanned, result.blocked
         self._logger.info(
             "scan-triggered → scanned=%s blocked=%s",
@@ -129,15 +117,18 @@ class Scanner:
             self._logger.warning("%s", result.remark)
 
     def _failed(self, error: ScanFailed) -> None:
+        if self._line.knows_of(error):  # the line waits for the backend, not each mailbox
+            self._not_before = self._clock() + SCAN_RETRY_INITIAL_SECONDS
+            return self._end_request()
         self._failures += 1
-        wait = self._retries.wait_seconds(self._failures)
-        if error.retry_after_seconds is not None:
-            wait = min(max(wait, error.retry_after_seconds), RETRY_AFTER_MAX_SECONDS)
+        wait = max(self._retries.wait_seconds(self._failures), error.retry_after_seconds or 0.0)
         self._not_before = self._clock() + wait
-        if not self.troubles.should_log(str(error)):
-            return
-        self._logger.warning(
-            "scan failed: %s — it is still owed, next try in %s",
-            sanitize(str(error)),
-            seconds_text(wait),
-        )
+        is_news = self.troubles.should_log(str(error))
+        self._end_request()
+        if is_news:
+            self._logger.warning(
+                "scan failed: %s — it is still owed, next try in %s",
+                sanitize(str(error)),
+                seconds_text(wait),
+            )
+        return None

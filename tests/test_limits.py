@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rebreak_idle.backoff import JITTER, Backoff, interval_text, seconds_text
+from rebreak_idle.limits import JITTER, Backoff, interval_text, seconds_text
 
 SECONDS = st.floats(0.001, 1e6)
 SHARE = st.floats(0, 1, exclude_max=True)

@@ -1,0 +1,1 @@
+"""One IMAP session; the only package that knows IMAPClient."""

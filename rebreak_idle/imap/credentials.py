@@ -1,0 +1,22 @@
+"""User name and password: what can be sent, and in which forms it goes over the line; pure."""
+
+from __future__ import annotations
+
+import base64
+
+from ..errors import MailboxUnusable
+
+
+def forms(username: str, password: str) -> tuple[str, ...]:
+    """The password in the forms in which it goes over the line, the longest first."""
+    sasl = base64.b64encode(f"\0{username}\0{password}".encode()).decode()
+    alone = base64.b64encode(password.encode()).decode()
+    quoted = password.replace("\\", "\\\\").replace('"', '\\"')
+    return tuple(form for form in (sasl, alone, quoted, password) if form)
+
+
+def refuse_control_characters(username: str, password: str) -> None:
+    """CR, LF and NUL would end the command line or the SASL message."""
+    for what, text in (("the user name", username), ("the password", password)):
+        if any(character in text for character in "\r\n\0"):
+            raise MailboxUnusable(f"{what} contains a line break or NUL: fix the row")

@@ -1,0 +1,46 @@
+"""What a server announces while a session is open, kept until the session takes it; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .responses import Kind, Line
+
+# What is kept of one portion, or of one answer, after it was put together.
+MAX_EVENTS = 1000
+
+
+@dataclass(slots=True)
+class IdleEvents:
+    """What a server said that matters to the session, whichever call read it."""
+
+    lines: list[Line] = field(default_factory=list)
+    """EXISTS, EXPUNGE and unreadable lines since somebody last took them."""
+    bye: str = ""
+    """The server's words when it hung up."""
+    idle_over: bool = False
+    """The server ended the last IDLE by itself."""
+    last: bytes = b""
+    """The last line of all."""
+
+    def add(self, line: Line) -> bool:
+        """Keep what the line says, in as little room as it takes; False when it is too much.
+
+        Growing EXISTS need only the last, EXPUNGE their number, and of what is unreadable the
+        first tells enough.
+        """
+        last = self.lines[-1] if self.lines else None
+        if last is None or last.kind is not line.kind:
+            self.lines.append(line)
+        elif line.kind is Kind.EXPUNGE:
+            self.lines[-1] = Line(Kind.EXPUNGE, last.number + line.number)
+        elif line.kind is Kind.EXISTS and line.number < last.number:
+            self.lines.append(line)
+        elif line.kind is Kind.EXISTS:
+            self.lines[-1] = line
+        return len(self.lines) <= MAX_EVENTS
+
+    def take(self) -> list[Line]:
+        """The lines so far; each is handed out once. The number of EXPUNGE is how many."""
+        lines, self.lines = self.lines, []
+        return lines

@@ -1,0 +1,95 @@
+"""What is known of one INBOX: what was announced, what EXAMINE found, and what to make of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .config import Config
+from .imap.renewal import Renewal
+from .imap.responses import Kind, Line
+from .imap.uids import Finding, Snapshot, UidTracker
+from .limits import interval_text
+from .log import Logger, RepeatFilter, sanitize
+from .scan.pending import CATCH_UP, EXISTS
+
+# A server that ends IDLE by itself within ten seconds, three times in a row, is left alone for a
+# poll interval: it would be asked thousands of times a second.
+SHORT_IDLE_SECONDS = 10.0
+SHORT_IDLES = 3
+
+
+class Inbox:
+    """Outlives the sessions of its mailbox. Used by the mailbox's thread."""
+
+    def __init__(self, config: Config, logger: Logger, clock: Callable[[], float]) -> None:
+        self._logger = logger
+        self._poll_seconds = config.poll_interval_seconds
+        self._uids = UidTracker()
+        self._renewal = Renewal(config.idle_renew_seconds)
+        self._polling_notes = RepeatFilter(clock)
+        self._short_idles = 0
+
+    @property
+    def renew_seconds(self) -> float:
+        """How long the next IDLE is to last."""
+        return self._renewal.interval_seconds
+
+    def hear(self, lines: list[Line]) -> str | None:
+        """Take in what the server said; the reason for a scan, or None."""
+        kinds = {line.kind for line in lines}
+        for line in lines:
+            if line.kind is Kind.EXISTS:
+                self._uids.announced(line.number)
+            elif line.kind is Kind.EXPUNGE:
+                self._uids.expunged(line.number)
+        if Kind.EXISTS in kinds:
+            self._hear_exists()
+            return EXISTS
+        if Kind.UNREADABLE in kinds:
+            self._logger.warning(
+                "the server said what cannot be understood, a scan is made in case it was mail: %s",
+                sanitize(ascii(next(line.text for line in lines if line.text))),
+            )
+            return CATCH_UP
+        return None
+
+    def _hear_exists(self) -> None:
+        self._logger.info("exists-event received (new mail)")
+        if self._renewal.announced():
+            self._logger.info(
+                "the server announces mail again: idle is renewed every %s as usual",
+                interval_text(self.renew_seconds),
+            )
+
+    def examined(self, snapshot: Snapshot) -> Finding:
+        """Take in what EXAMINE showed; anything but `Finding.NOTHING` means that a scan is owed."""
+        return self._uids.examined(snapshot)
+
+    def mail_was_not_announced(self) -> None:
+        """A whole IDLE went by without a word of mail that came: it is renewed sooner now."""
+        self._renewal.unannounced()
+        self._logger.warning(
+            "the server did not announce mail that came: idle is now renewed every %s",
+            interval_text(self.renew_seconds),
+        )
+
+    def pause_after_idle(self, renewed: bool, lasted_seconds: float) -> float:
+        """How long to wait after an IDLE that was ``renewed``, or that the server ended by itself:
+        one that keeps doing so is not asked in a rush.
+        """
+        short = not renewed and lasted_seconds < SHORT_IDLE_SECONDS
+        self._short_idles = self._short_idles + 1 if short else 0
+        if self._short_idles < SHORT_IDLES:
+            return 0.0
+        self._logger.warning(
+            "the server ends IDLE at once, again and again: next IDLE in %s",
+            interval_text(self._poll_seconds),
+        )
+        return self._poll_seconds
+
+    def note_polling(self) -> None:
+        """The server offers no IDLE."""
+        if self._polling_notes.should_log("no IDLE"):
+            self._logger.info(
+                "the server has no IDLE: asking every %s", interval_text(self._poll_seconds)
+            )

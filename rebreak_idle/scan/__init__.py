@@ -1,0 +1,1 @@
+"""The scan that a mailbox is owed, and the request for it."""

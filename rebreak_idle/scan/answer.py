@@ -1,0 +1,108 @@
+"""What the backend's answer to a scan request means; pure."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+from ..errors import BackendUnavailable, ScanFailed
+
+# A backend that asks for more patience than this is asked again all the same.
+RETRY_AFTER_MAX_SECONDS = 300.0
+AWAY = (502, 503, 504)
+
+
+class ScanResult(NamedTuple):
+    """What the backend's answer tells, None where it does not."""
+
+    scanned: int | None = None
+    blocked: int | None = None
+    remark: str = ""
+    """What somebody should look at although the scan counts as done."""
+
+
+class Answer(NamedTuple):
+    """What the backend said, its body up to 64 KiB."""
+
+    status: int
+    reason: str
+    content: bytes
+    retry_after: str | None = None
+    date: str | None = None
+
+
+def read_result(answer: Answer) -> ScanResult:
+    """The counts in a 2xx answer; whatever else it holds, the scan was done.
+
+    Raises:
+        ScanFailed: any other status.
+    """
+    status, content = answer.status, answer.content
+    if not 200 <= status < 300:
+        raise _refusal(answer)
+    counts = _json_object(content)
+    if counts is None and content.strip():
+        return ScanResult(remark="the backend's answer is no JSON object: is BACKEND_URL right?")
+    counts = counts or {}
+    return ScanResult(_count(counts.get("scanned")), _count(counts.get("blocked")))
+
+
+def _refusal(answer: Answer) -> ScanFailed:
+    status = answer.status
+    said = _ADVICE.get(status) or answer.content[:2000].decode("utf-8", "replace").strip()
+    if 300 <= status < 400:
+        said = "redirects are not followed: set BACKEND_URL to where the backend itself listens"
+    text = f"the backend answered {status} {answer.reason}" + (f" ({said})" if said else "")
+    retry_after = _retry_after_seconds(answer)
+    if status in AWAY:
+        return BackendUnavailable(text, retry_after, is_certain=False)
+    return ScanFailed(text, retry_after)
+
+
+_WRONG_SECRET = "ADMIN_SECRET or ADMIN_SECRET_HEADER is wrong"  # noqa: S105  # no secret
+_ADVICE = {
+    401: _WRONG_SECRET,
+    403: _WRONG_SECRET,
+    404: "BACKEND_URL does not lead to the scan endpoint, or the backend does not know the id",
+}
+
+
+def _retry_after_seconds(answer: Answer) -> float | None:
+    """Retry-After in seconds, 5 minutes at most (RFC 9110, section 10.2.3).
+
+    A date is measured against the answer's own, because our clock may be wrong.
+    """
+    value = answer.retry_after
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return min(float(value), RETRY_AFTER_MAX_SECONDS)
+    until = _date(value)
+    if until is None:
+        return None
+    seconds = (until - (_date(answer.date) or datetime.now(UTC))).total_seconds()
+    return min(max(0.0, seconds), RETRY_AFTER_MAX_SECONDS)
+
+
+def _date(value: str | None) -> datetime | None:
+    try:
+        when = parsedate_to_datetime(value or "")
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return None
+    return when.replace(tzinfo=when.tzinfo or UTC)
+
+
+def _json_object(content: bytes) -> dict[str, Any] | None:
+    try:
+        answer = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _count(value: object) -> int | None:
+    """A number fit for the log."""
+    plausible = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**12
+    return value if plausible else None  # type: ignore[return-value]  # checked just now

@@ -1,0 +1,150 @@
+"""requests' connections, with a bound on the whole request and OpenSSL's trust."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.client import HTTPException, RemoteDisconnected
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
+
+
+class Exchange:
+    """One request, and the connection that it goes over."""
+
+    def __init__(self, seconds: float) -> None:
+        self.ends_at = time.monotonic() + seconds
+        self.connection: HTTPConnection | None = None
+        self.is_reused = self.is_sent = self.is_answered = False
+
+    def was_closed_meanwhile(self, error: Exception) -> bool:
+        """Whether the backend closed a connection that was kept alive, and said nothing."""
+        broken = (RemoteDisconnected, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError)
+        return (
+            self.is_reused
+            and not self.is_answered
+            and time.monotonic() < self.ends_at
+            and isinstance(innermost_error(error), broken)
+        )
+
+
+class UnderWay:
+    """The requests under way, and their connections. Any thread may call."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._exchanges: set[Exchange] = set()
+        self._of_thread = threading.local()
+
+    @contextmanager
+    def exchange(self, seconds: float) -> Iterator[Exchange]:
+        """One request of this thread, which may take so many seconds."""
+        exchange = self._of_thread.exchange = Exchange(seconds)
+        with self._lock:
+            self._exchanges.add(exchange)
+        try:
+            yield exchange
+        finally:
+            with self._lock:
+                self._exchanges.remove(exchange)
+
+    def of_this_thread(self) -> Exchange:
+        """The exchange of the thread that calls."""
+        exchange: Exchange = self._of_thread.exchange
+        return exchange
+
+    def abort(self, now: float) -> None:
+        """End those whose time is over by then.
+
+        By the unbound method: that of `SSLSocket` takes the TLS layer from under a reader.
+        """
+        with self._lock:
+            overdue = [exchange for exchange in self._exchanges if exchange.ends_at <= now]
+        for exchange in overdue:
+            sock = getattr(exchange.connection, "sock", None)
+            if sock is not None:
+                with suppress(OSError):  # closed meanwhile
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class TrackedConnection:
+    """A connection that tells the exchange of its thread what becomes of it."""
+
+    under_way: UnderWay
+    sent = 0
+
+    def connect(self) -> None:
+        self.under_way.of_this_thread().connection = self  # type: ignore[assignment]  # a mixin
+        self.sent = 0
+        super().connect()  # type: ignore[misc]
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        exchange = self.under_way.of_this_thread()
+        exchange.connection = self  # type: ignore[assignment]
+        exchange.is_reused, exchange.is_sent = self.sent > 0, True
+        self.sent += 1
+        super().request(*args, **kwargs)  # type: ignore[misc]
+
+
+class Adapter(HTTPAdapter):
+    """requests' adapter over tracked connections.
+
+    Certificates are checked against what OpenSSL trusts (SSL_CERT_FILE, SSL_CERT_DIR), not against
+    the list that comes with requests.
+    """
+
+    def __init__(self, under_way: UnderWay, connections: int) -> None:
+        self._under_way = under_way
+        self._context = ssl.create_default_context()
+        super().__init__(pool_connections=1, pool_maxsize=connections)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        members = {"under_way": self._under_way}
+        plain = type("Connection", (TrackedConnection, HTTPConnection), members)
+        secure = type("SecureConnection", (TrackedConnection, HTTPSConnection), members)
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+            "https": type("SecurePool", (HTTPSConnectionPool,), {"ConnectionCls": secure}),
+        }
+
+    def close(self) -> None:
+        """Close the connections that are kept alive; later requests make new ones."""
+        pools = self.poolmanager.pools
+        for pool in [pools.get(key) for key in pools.keys()]:  # noqa: SIM118  # no plain dict
+            if pool is not None:
+                pool.close()
+        super().close()
+
+    def forget_connections(self) -> None:
+        """Let the next request make a new connection; those in use go on."""
+        self.poolmanager.clear()
+
+    def build_connection_pool_key_attributes(
+        self, request: Any, verify: Any, cert: Any = None
+    ) -> Any:
+        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        return host, {"ssl_context": self._context} if host["scheme"] == "https" else {}
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """The context verifies; requests would load its own list into it."""
+
+
+def innermost_error(error: BaseException) -> BaseException:
+    """The error of the socket or of http.client that requests and urllib3 wrap."""
+    found: BaseException | None = error
+    while found is not None:
+        ours = isinstance(found, requests.RequestException | HTTPError)
+        if isinstance(found, OSError | HTTPException) and not ours:
+            return found
+        found = found.__cause__ or found.__context__
+    return error

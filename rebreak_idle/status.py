@@ -1,0 +1,86 @@
+"""What a mailbox is doing, for whoever asks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .log import Logger
+
+PROGRESS_SLACK_SECONDS = 60.0
+
+
+class State(StrEnum):
+    """What a mailbox is doing."""
+
+    CONNECTING = "CONNECTING"
+    IDLING = "IDLING"
+    SCANNING = "SCANNING"
+    POLLING = "POLLING"
+    BACKING_OFF = "BACKING_OFF"
+    PARKED = "PARKED"
+    STOPPED = "STOPPED"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How one mailbox is doing; times in seconds."""
+
+    state: State
+    for_seconds: float
+    owes: bool
+    next_try_seconds: float | None
+    late_seconds: float
+    """How long its thread's next step is overdue; negative when it is not."""
+    trouble: str
+
+
+class Progress:
+    """The state of one mailbox and its next step. Written by its thread, read by any."""
+
+    def __init__(self, logger: Logger, clock: Callable[[], float]) -> None:
+        self.state = State.CONNECTING
+        self._logger = logger
+        self._clock = clock
+        self._since = clock()
+        self._next_step_by = math.inf
+        self._next_try_at = -math.inf
+        self._aborted_at = -math.inf
+
+    def change_state(self, state: State) -> None:
+        """The only place where a state changes."""
+        if state is not self.state:
+            self._logger.debug("%s → %s", self.state, state)
+            self.state, self._since = state, self._clock()
+
+    def expect(self, seconds: float) -> None:
+        """The next step comes within ``seconds``, if all is well."""
+        self._next_step_by = self._clock() + seconds
+
+    def expect_try(self, seconds: float) -> None:
+        """The next connection attempt comes in ``seconds``."""
+        self._next_try_at = self._clock() + seconds
+
+    def aborted(self) -> None:
+        """The thread was freed just now; it has time anew."""
+        self._aborted_at = self._clock()
+
+    def is_overdue(self) -> bool:
+        """Whether the thread should long have made its next step, and was not freed just now."""
+        since = max(self._next_step_by, self._aborted_at)
+        return self._clock() > since + PROGRESS_SLACK_SECONDS
+
+    def status(self, owes: bool, next_scan_at: float, trouble: str) -> Status:
+        """How the mailbox is doing; what is read may be a moment old."""
+        now = self._clock()
+        tries = [at for at in (self._next_try_at, next_scan_at) if now < at < math.inf]
+        return Status(
+            state=self.state,
+            for_seconds=now - self._since,
+            owes=owes,
+            next_try_seconds=max(tries) - now if tries else None,
+            late_seconds=now - self._next_step_by,
+            trouble=trouble,
+        )
