@@ -112,7 +112,9 @@ class IdleWorker(threading.Thread):
             return
         except Exception as error:  # noqa: BLE001
             self._services.unexpected_errors.log(self._logger, error)
-            self._woken.wait(self._services.config.reconnect_max_seconds)
+            self._woken.clear()  # unless it is a stop, that can wait
+            if not self._stopping:
+                self._woken.wait(self._services.config.reconnect_max_seconds)
 
     def _run_session(self) -> Ending:
         """A session from connect to end; what ended it."""

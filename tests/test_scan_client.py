@@ -8,12 +8,13 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 
 import pytest
 from harness import quick_config
 from servers import Certificates
 
-from rebreak_idle.errors import ScanFailed
+from rebreak_idle.errors import BackendUnavailable, ScanFailed
 from rebreak_idle.mailbox import Mailbox
 from rebreak_idle.scan.answer import ScanResult
 from rebreak_idle.scan.client import MAX_ANSWER_BYTES, ScanClient
@@ -46,6 +47,8 @@ class Server:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         self.connections = 0
+        self.drip: threading.Event | None = None
+        """If set: after the pieces, bytes without end until it is."""
         self.requests: list[tuple[bytes, bytes]] = []
         self._threads = [threading.Thread(target=self._accept, name="backend")]
         self._threads[0].start()
@@ -79,6 +82,8 @@ class Server:
                         return
                     for piece in answer:
                         sock.sendall(piece)
+                    while self.drip and not self.drip.wait(0.05):
+                        sock.sendall(b"x")
                     if b"".join(answer).lower().find(b"connection: close") >= 0:
                         return
 
@@ -233,3 +238,154 @@ def test_a_request_that_does_not_fit_into_a_buffer(serve: Serve) -> None:
     big = Mailbox("the-id", user, "a@example.org", "h", 993, "a@example.org", "stored")
     assert backend.scan(big, "exists") == DONE
     assert json.loads(server.requests[0][1])["userId"] == user
+
+
+# Connections that are kept alive
+
+
+def test_a_connection_that_was_closed_meanwhile_costs_nothing(serve: Serve) -> None:
+    """A backend that hangs up when the next request comes gets it at once on a new connection."""
+    backend, server = serve([plain()], [], [plain()])
+    assert [backend.scan(MAILBOX, "exists") for _ in range(2)] == [DONE] * 2
+    assert server.connections == 2
+    assert len(server.requests) == 3
+
+
+def test_a_new_connection_that_is_broken_off_is_a_failure(serve: Serve) -> None:
+    """Only what was kept alive is sent again: the backend has had this request."""
+    backend, server = serve([], [plain()])
+    with pytest.raises(ScanFailed, match="broke off"):
+        backend.scan(MAILBOX, "exists")
+    assert len(server.requests) == 1
+
+
+def test_a_resent_request_that_is_broken_off_is_a_failure(serve: Serve) -> None:
+    """Once is enough."""
+    backend, server = serve([plain()], [])
+    backend.scan(MAILBOX, "exists")
+    with pytest.raises(ScanFailed, match="broke off"):
+        backend.scan(MAILBOX, "exists")
+    assert len(server.requests) == 3
+
+
+# What goes nowhere else
+
+
+def test_proxies_and_netrc_are_not_used(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the environment says of other programs' requests does not concern this one."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine localhost login canary password canary\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    backend, server = serve([plain()])
+    assert backend.scan(MAILBOX, "exists") == DONE
+    assert b"authorization" not in server.requests[0][0].lower()
+
+
+def test_cookies_are_not_sent_back(serve: Serve) -> None:
+    """The backend's sessions are no business of ours."""
+    backend, server = serve([plain(headers=b"Set-Cookie: canary=1; Path=/\r\n")])
+    for _ in range(2):
+        backend.scan(MAILBOX, "exists")
+    assert b"cookie" not in server.requests[1][0].lower()
+
+
+def test_a_redirect_is_a_failure(serve: Serve) -> None:
+    """The secret goes nowhere else, not even to the same server."""
+    there = b"HTTP/1.1 308 Permanent Redirect\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"
+    backend, server = serve([there])
+    with pytest.raises(ScanFailed, match="redirects are not followed"):
+        backend.scan(MAILBOX, "exists")
+    assert len(server.requests) == 1
+
+
+# Whether the backend is away, and for how long
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_backend_that_says_it_is_away(serve: Serve, status: int) -> None:
+    """It may be this one request's trouble, so it is not certain."""
+    backend, _ = serve([b"HTTP/1.1 %d Away\r\nContent-Length: 0\r\n\r\n" % status])
+    with pytest.raises(BackendUnavailable) as caught:
+        backend.scan(MAILBOX, "exists")
+    assert not caught.value.is_certain
+
+
+@pytest.mark.parametrize(
+    ("host", "said"), [("127.0.0.1", "refuses connections"), ("no.invalid", "does not resolve")]
+)
+def test_a_backend_that_is_not_there(host: str, said: str) -> None:
+    """Nobody listens, or there is no such name: it is away for all."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"http://{host}:{taken.getsockname()[1]}"
+        with closing(ScanClient(quick_config(backend_url=url))) as client:
+            with pytest.raises(BackendUnavailable, match=said) as caught:
+                client.scan(MAILBOX, "exists")
+            assert caught.value.is_certain
+
+
+def test_a_drip_is_ended_by_force(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header that never ends is no answer within the time-out, which no socket sees."""
+    monkeypatch.setattr("test_scan_client.TIMEOUT_SECONDS", 0.5)
+    backend, server = serve([b"HTTP/1.1 200 OK\r\n", b"X-Drip: "])
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.05):
+            backend.abort_overdue()
+
+    server.drip = stop
+    watcher = threading.Thread(target=watch, name="watcher")
+    watcher.start()
+    try:
+        with pytest.raises(BackendUnavailable, match=r"did not answer within 0\.5s"):
+            backend.scan(MAILBOX, "exists")
+    finally:
+        stop.set()
+        watcher.join(TIMEOUT_SECONDS)
+
+
+AUGUST = b"Fri, 01 Aug 2003 10:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        (b"Retry-After: 7\r\n", 7.0),
+        (b"Retry-After: 3600\r\n", 300.0),
+        (b"Date: %b\r\nRetry-After: Fri, 01 Aug 2003 10:00:20 GMT\r\n" % AUGUST, 20.0),
+        (b"Date: %b\r\nRetry-After: Fri, 01 Aug 2003 11:00:00 GMT\r\n" % AUGUST, 300.0),
+        (b"Date: %b\r\nRetry-After: Fri, 01 Aug 2003 09:00:00 GMT\r\n" % AUGUST, 0.0),
+        (b"Date: nonsense\r\nRetry-After: Fri, 01 Aug 2003 09:00:00 GMT\r\n", 0.0),
+        (b"Retry-After: nonsense\r\n", None),
+        (b"", None),
+    ],
+)
+def test_retry_after(serve: Serve, headers: bytes, seconds: float | None) -> None:
+    """Seconds, or a date by the backend's own clock; five minutes at most."""
+    answer = b"HTTP/1.1 429 Slow Down\r\n%bContent-Length: 0\r\n\r\n" % headers
+    backend, _ = serve([answer])
+    with pytest.raises(ScanFailed) as caught:
+        backend.scan(MAILBOX, "exists")
+    assert caught.value.retry_after_seconds == seconds
+
+
+# Certificates
+
+
+def test_certificates_are_verified(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate of an unknown CA, or of another name, gets no request."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_pem))
+    for bad in (certificates.untrusted, certificates.wrong_name):
+        with closing(Server([[plain()]], bad.server_context())) as server:
+            config = quick_config(backend_url=f"https://localhost:{server.port}")
+            client = ScanClient(config)
+            with closing(client), pytest.raises(ScanFailed, match="certificate is not accepted"):
+                client.scan(MAILBOX, "exists")
+            assert server.requests == []

@@ -84,7 +84,10 @@ class ScanClient:
         with self._under_way.exchange(self._timeout_seconds) as exchange:
             prepared = self._session.prepare_request(request)
             try:
-                return self._send_or_resend(prepared, exchange)
+                answer = self._send_or_resend(prepared, exchange)
+                if exchange.is_aborted:  # http.client takes a torn head for a whole one
+                    raise ConnectionAbortedError("aborted")
+                return answer
             except (requests.RequestException, HTTPError, OSError) as error:
                 raise self._failure(error, exchange) from error
 

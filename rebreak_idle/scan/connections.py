@@ -24,7 +24,7 @@ class Exchange:
     def __init__(self, seconds: float) -> None:
         self.ends_at = time.monotonic() + seconds
         self.connection: HTTPConnection | None = None
-        self.is_reused = self.is_sent = self.is_answered = False
+        self.is_reused = self.is_sent = self.is_answered = self.is_aborted = False
 
     def was_closed_meanwhile(self, error: Exception) -> bool:
         """Whether the backend closed a connection that was kept alive, and said nothing."""
@@ -32,6 +32,7 @@ class Exchange:
         return (
             self.is_reused
             and not self.is_answered
+            and not self.is_aborted
             and time.monotonic() < self.ends_at
             and isinstance(innermost_error(error), broken)
         )
@@ -70,6 +71,7 @@ class UnderWay:
         with self._lock:
             overdue = [exchange for exchange in self._exchanges if exchange.ends_at <= now]
         for exchange in overdue:
+            exchange.is_aborted = True
             sock = getattr(exchange.connection, "sock", None)
             if sock is not None:
                 with suppress(OSError):  # closed meanwhile
@@ -91,8 +93,8 @@ class TrackedConnection:
         exchange = self.under_way.of_this_thread()
         exchange.connection = self  # type: ignore[assignment]
         exchange.is_reused, exchange.is_sent = self.sent > 0, True
+        super().request(*args, **kwargs)  # type: ignore[misc]  # it may connect anew
         self.sent += 1
-        super().request(*args, **kwargs)  # type: ignore[misc]
 
 
 class Adapter(HTTPAdapter):
