@@ -44,6 +44,7 @@ from servers import (  # noqa: E402
     MissingProgramError,
     Postgres,
     Pymap,
+    name_of_postgres,
     server_folder,
 )
 
@@ -326,7 +327,7 @@ def stage(problems: list[str]) -> Iterator[Stage]:
         folder = parts.enter_context(server_folder())
         certificates = Certificates(folder)
         pause(0)
-        say("starting PostgreSQL (embedded, for this run only)")
+        say(f"starting PostgreSQL ({name_of_postgres()}, for this run only)")
         database = parts.enter_context(Database(parts.enter_context(OwnPostgres())))
         pause(0)
         say(f"starting an IMAP server over TLS with the mailboxes {', '.join(ADDRESSES)}")

@@ -22,6 +22,7 @@ from servers import (
     Postgres,
     Pymap,
     find_program,
+    name_of_postgres,
     server_folder,
 )
 from waiting import threads_left_behind
@@ -29,6 +30,10 @@ from waiting import threads_left_behind
 THREAD_END_SECONDS = 5.0
 
 Run = Callable[..., Daemon]
+
+
+def pytest_report_header() -> str:
+    return f"PostgreSQL: {name_of_postgres()}"
 
 
 def require(program: str) -> None:

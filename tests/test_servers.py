@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import requests
+import servers
 from conftest import require
 from daemon import Daemon
 from imapclient import IMAPClient
@@ -33,16 +34,46 @@ from servers import (
     Certificates,
     Database,
     Dovecot,
+    MissingProgramError,
     PgBouncer,
     Postgres,
     Pymap,
     ServerCertificate,
     accepts_connections,
     execute,
+    postgres_binaries,
 )
 from waiting import threads_left_behind, wait_for
 
 ANNOUNCEMENT_SECONDS = 10.0
+
+
+# --- which PostgreSQL -----------------------------------------------------------------------
+
+
+def test_the_machines_postgresql_where_none_is_embedded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """That of PATH, wherever its link leads; else the newest of Debian's; else a clear word."""
+    monkeypatch.setattr(servers, "EMBEDDED_POSTGRES", "not_installed_anywhere")
+    monkeypatch.setattr(servers, "DEBIANS_POSTGRES", tmp_path / "debian")
+    path = tmp_path / "path"
+    monkeypatch.setenv("PATH", str(path))
+    with pytest.raises(MissingProgramError, match="PostgreSQL"):
+        postgres_binaries()
+    for version in ("9.6", "15", "17", "common"):
+        make_programs(tmp_path / "debian" / version / "bin", "initdb", "postgres")
+    make_programs(tmp_path / "debian" / "18" / "bin", "initdb")  # without its server
+    assert postgres_binaries() == tmp_path / "debian" / "17" / "bin"
+    path.mkdir()
+    (path / "initdb").symlink_to(tmp_path / "debian" / "9.6" / "bin" / "initdb")
+    assert postgres_binaries() == tmp_path / "debian" / "9.6" / "bin"
+
+
+def make_programs(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).touch(mode=0o755)
 
 
 # --- waits and threads ----------------------------------------------------------------------
