@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import ssl
 
@@ -23,6 +25,18 @@ class Resumption:
 
     def __init__(self) -> None:
         self.session: ssl.SSLSession | None = None
+
+
+def describe_end(sock: socket.socket) -> str:
+    """What the end of the stream means: up to Python 3.12, TLS shows a reset as an end, too.
+
+    After a reset the socket has no peer any more; after an end it has.
+    """
+    try:
+        sock.getpeername()
+    except OSError:
+        return f"connection lost ({os.strerror(errno.ECONNRESET)})"
+    return "the server closed the connection"
 
 
 def describe(error: OSError) -> str:

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from ..errors import Interrupted
 from .addresses import Address
-from .network import Resumption, describe, keep_alive
+from .network import Resumption, describe, describe_end, keep_alive
 
 # Far above what servers send (RFC 9051, section 4: lines of some kilobytes); with the copies that
 # imaplib makes a session stays well under 2 MiB.
@@ -256,7 +256,7 @@ class Stream:
             return
         self._check_stop()
         if not data:
-            self.close_reason = "the server closed the connection"
+            self.close_reason = describe_end(sock)
         self._buffer += data
         self.answer_bytes += len(data)
         self._answer_reads += 1
