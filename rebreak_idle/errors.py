@@ -58,9 +58,10 @@ class ScanFailed(RebreakError):
 
 
 class BackendUnavailable(ScanFailed):
-    """The backend itself is away: other mailboxes' scans would fare the same.
+    """The backend itself is away: connections refused or timed out, 502, 503, 504.
 
-    ``is_certain`` is False where one request alone may have met it: 502, 503, 504, a time-out.
+    ``is_certain``: no connection could be made at all, so all requests fare the same. False where
+    one request alone may have met it: 502, 503, 504, an answer that did not come in time.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import ssl
 import threading
@@ -11,8 +12,11 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
-from harness import quick_config
+import requests
+import trustme
+from harness import ADMIN_SECRET, quick_config
 from servers import Certificates
+from waiting import wait_for
 
 from rebreak_idle.errors import BackendUnavailable, ScanFailed
 from rebreak_idle.mailbox import Mailbox
@@ -24,6 +28,12 @@ MAILBOX = Mailbox("the-id", "the-user", "a@example.org", "h", 993, "a@example.or
 COUNTS = b'{"scanned":12,"blocked":1}'
 DONE = ScanResult(12, 1)
 Pieces = Sequence[bytes]
+
+
+class Last(tuple[bytes, ...]):
+    """An answer after which the server hangs up, although the answer does not say so."""
+
+
 Serve = Callable[..., tuple[ScanClient, "Server"]]
 
 
@@ -47,6 +57,7 @@ class Server:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         self.connections = 0
+        self.hung_up = threading.Event()
         self.drip: threading.Event | None = None
         """If set: after the pieces, bytes without end until it is."""
         self.requests: list[tuple[bytes, bytes]] = []
@@ -71,6 +82,12 @@ class Server:
 
     def _serve(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            self._converse(sock)
+        finally:
+            self.hung_up.set()
+
+    def _converse(self, sock: socket.socket) -> None:
         with suppress(OSError), sock:
             if self._context is not None:
                 sock = self._context.wrap_socket(sock, server_side=True)
@@ -84,7 +101,7 @@ class Server:
                         sock.sendall(piece)
                     while self.drip and not self.drip.wait(0.05):
                         sock.sendall(b"x")
-                    if b"".join(answer).lower().find(b"connection: close") >= 0:
+                    if isinstance(answer, Last) or b"connection: close" in b"".join(answer).lower():
                         return
 
     @staticmethod
@@ -95,7 +112,7 @@ class Server:
             if not line:
                 return None
             head += line
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
         return head, reading.read(length)  # type: ignore[attr-defined]
 
 
@@ -145,6 +162,16 @@ def test_a_secret_is_sent_as_it_is(serve: Serve) -> None:
     backend, server = serve([plain()], secret="100%d %s {0} ~")
     backend.scan(MAILBOX, "exists")
     assert b"x-admin-secret: 100%d %s {0} ~\r\n" in server.requests[0][0]
+
+
+def test_the_front_page_is_asked_for_without_the_secret(serve: Serve) -> None:
+    """What answers there is shown, whatever it is, and no redirect is followed."""
+    backend, server = serve([b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"])
+    assert backend.reach() == "302 Found"
+    ((head, body),) = server.requests
+    assert head.startswith(b"GET / HTTP/1.1\r\n")
+    assert b"secret" not in head.lower()
+    assert body == b""
 
 
 def test_a_path_before_the_endpoint(serve: Serve) -> None:
@@ -207,6 +234,17 @@ def test_an_answer_that_is_far_too_long(serve: Serve) -> None:
     assert backend.scan(MAILBOX, "exists") == ScanResult()
 
 
+@pytest.mark.parametrize(("length", "connections"), [(MAX_ANSWER_BYTES, 1), (70_000, 2)])
+def test_a_connection_whose_answer_was_cut_off_is_not_used_again(
+    serve: Serve, length: int, connections: int
+) -> None:
+    """What is left of a body would be taken for the next answer."""
+    backend, server = serve([plain(COUNTS.ljust(length))], [plain()])
+    backend.scan(MAILBOX, "exists")
+    assert backend.scan(MAILBOX, "exists") == DONE
+    assert server.connections == connections
+
+
 CLOSE = b"Connection: close\r\n"
 BROKEN = {
     "no word": [],
@@ -225,10 +263,24 @@ BROKEN = {
 def test_what_is_no_whole_answer_is_no_success(serve: Serve, answer: Pieces) -> None:
     """The scan is still owed; the next request is answered on another connection."""
     backend, server = serve(answer, [plain()])
-    with pytest.raises(ScanFailed):
+    with pytest.raises(ScanFailed, match=r"the backend (broke off|answered 101)") as caught:
         backend.scan(MAILBOX, "exists")
+    assert is_for_people(str(caught.value))
     assert backend.scan(MAILBOX, "exists") == DONE
     assert server.connections == 2
+
+
+def is_for_people(text: str) -> bool:
+    """One line, without what Python calls its objects."""
+    return not any(sign in text for sign in ("\n", "('", "Pool(", "Read(", "<", " object at "))
+
+
+def test_an_error_that_quotes_the_server_is_short(serve: Serve) -> None:
+    """What is no HTTP may be anything, of any length."""
+    backend, _ = serve([b"x" * 60_000 + b"\r\nConnection: close\r\n"])
+    with pytest.raises(ScanFailed, match="BadStatusLine: xxx") as caught:
+        backend.scan(MAILBOX, "exists")
+    assert len(str(caught.value)) < 300
 
 
 def test_a_request_that_does_not_fit_into_a_buffer(serve: Serve) -> None:
@@ -249,6 +301,29 @@ def test_a_connection_that_was_closed_meanwhile_costs_nothing(serve: Serve) -> N
     assert [backend.scan(MAILBOX, "exists") for _ in range(2)] == [DONE] * 2
     assert server.connections == 2
     assert len(server.requests) == 3
+
+
+def test_a_connection_that_was_closed_after_its_answer_costs_nothing(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A backend that hung up before the next request gets it once, on a new connection."""
+    caplog.set_level(logging.INFO)
+    backend, server = serve(Last([plain()]), [plain()])
+    assert backend.scan(MAILBOX, "exists") == DONE
+    assert server.hung_up.wait(TIMEOUT_SECONDS)
+    assert backend.scan(MAILBOX, "exists") == DONE
+    assert (server.connections, len(server.requests)) == (2, 2)
+    assert not caplog.records
+
+
+def test_a_backend_that_went_after_its_answer(serve: Serve) -> None:
+    """A connection was kept alive, and nobody listens any more: that is certain."""
+    backend, server = serve(Last([plain()]))
+    backend.scan(MAILBOX, "exists")
+    server.close()
+    with pytest.raises(BackendUnavailable, match="refuses connections") as caught:
+        backend.scan(MAILBOX, "exists")
+    assert caught.value.is_certain
 
 
 def test_a_new_connection_that_is_broken_off_is_a_failure(serve: Serve) -> None:
@@ -293,13 +368,48 @@ def test_cookies_are_not_sent_back(serve: Serve) -> None:
     assert b"cookie" not in server.requests[1][0].lower()
 
 
-def test_a_redirect_is_a_failure(serve: Serve) -> None:
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_a_failure(serve: Serve, status: int) -> None:
     """The secret goes nowhere else, not even to the same server."""
-    there = b"HTTP/1.1 308 Permanent Redirect\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"
-    backend, server = serve([there])
+    backend, server = serve(redirect(status, b"/x"))
     with pytest.raises(ScanFailed, match="redirects are not followed"):
         backend.scan(MAILBOX, "exists")
     assert len(server.requests) == 1
+
+
+def test_a_redirect_to_another_server(serve: Serve) -> None:
+    """It hears nothing."""
+    with closing(Server([[plain()]], None)) as other:
+        backend, _ = serve(redirect(307, b"http://localhost:%d/" % other.port))
+        with pytest.raises(ScanFailed, match="redirects are not followed"):
+            backend.scan(MAILBOX, "exists")
+        assert other.connections == 0
+
+
+@pytest.mark.parametrize("location", [b"http://[", b"\xff\xfe", b"//", b"http://a:99999999/"])
+def test_a_redirect_to_nowhere(serve: Serve, location: bytes) -> None:
+    """Where it leads to is not looked at."""
+    backend, _ = serve(redirect(302, location))
+    with pytest.raises(ScanFailed, match="redirects are not followed"):
+        backend.scan(MAILBOX, "exists")
+
+
+def test_the_body_of_a_redirect_is_bounded_too(serve: Serve) -> None:
+    """The rest of it is not waited for."""
+    head = b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 999999999\r\n\r\n"
+    backend, server = serve([head + b" " * MAX_ANSWER_BYTES])
+    server.drip = threading.Event()
+    try:
+        with pytest.raises(ScanFailed, match="redirects are not followed"):
+            backend.scan(MAILBOX, "exists")
+    finally:
+        server.drip.set()
+
+
+def redirect(status: int, location: bytes) -> Pieces:
+    """An answer that leads elsewhere."""
+    head = b"HTTP/1.1 %d Elsewhere\r\nLocation: %b\r\nContent-Length: 0\r\n\r\n"
+    return [head % (status, location)]
 
 
 # Whether the backend is away, and for how long
@@ -314,24 +424,88 @@ def test_a_backend_that_says_it_is_away(serve: Serve, status: int) -> None:
     assert not caught.value.is_certain
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize(
-    ("host", "said"), [("127.0.0.1", "refuses connections"), ("no.invalid", "does not resolve")]
+    ("host", "said"),
+    [
+        ("127.0.0.1", "refuses connections"),
+        ("no.invalid", "has a name that does not resolve"),
+        ("*.example.org", "has a name that does not resolve"),
+        ("a..example.org", "has a name that does not resolve"),
+        # Linux: connect() to a broadcast address is ENETUNREACH (tcp_v4_connect).
+        ("255.255.255.255", "cannot be reached (OSError: "),
+    ],
 )
-def test_a_backend_that_is_not_there(host: str, said: str) -> None:
-    """Nobody listens, or there is no such name: it is away for all."""
+def test_a_backend_that_is_not_there(scheme: str, host: str, said: str) -> None:
+    """Nobody listens, or there is no such name or way: it is away for all."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
-        url = f"http://{host}:{taken.getsockname()[1]}"
+        url = f"{scheme}://{host}:{taken.getsockname()[1]}"
         with closing(ScanClient(quick_config(backend_url=url))) as client:
-            with pytest.raises(BackendUnavailable, match=said) as caught:
-                client.scan(MAILBOX, "exists")
-            assert caught.value.is_certain
+            for ask in (lambda: client.scan(MAILBOX, "exists"), client.reach):
+                error = unavailable(ask)
+                assert error.is_certain
+                assert str(error).startswith(f"the backend at {url} {said}")
+                assert is_for_people(str(error))
 
 
-def test_a_drip_is_ended_by_force(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A header that never ends is no answer within the time-out, which no socket sees."""
+def unavailable(ask: Callable[[], object]) -> BackendUnavailable:
+    """The error that asking the backend ends with."""
+    with pytest.raises(BackendUnavailable) as caught:
+        ask()
+    return caught.value
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_backend_that_accepts_no_connection(scheme: str) -> None:
+    """Its queue is full: no connection comes about in time, for nobody."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        url = f"{scheme}://127.0.0.1:{full.getsockname()[1]}"
+        config = quick_config(backend_url=url, scan_timeout_seconds=0.3)
+        client = stack.enter_context(closing(ScanClient(config)))
+        error = unavailable(lambda: client.scan(MAILBOX, "exists"))
+        assert error.is_certain
+        assert str(error).startswith(f"the backend at {url} does not accept connections in time")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "is_certain", "said"),
+    [("http", False, "did not answer within 0.3s"), ("https", True, "does not accept connections")],
+)
+def test_a_backend_that_says_nothing(scheme: str, is_certain: bool, said: str) -> None:
+    """A request that is not answered may be this one's trouble; a handshake is everybody's."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
+        client = ScanClient(quick_config(backend_url=url, scan_timeout_seconds=0.3))
+        with closing(client):
+            error = unavailable(lambda: client.scan(MAILBOX, "exists"))
+        assert error.is_certain == is_certain
+        assert said in str(error)
+
+
+def test_a_body_that_says_nothing(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head without its body is no answer within the time-out either."""
+    monkeypatch.setattr("test_scan_client.TIMEOUT_SECONDS", 0.3)
+    backend, _ = serve([HEAD + b"Content-Length: 26\r\n\r\n"])
+    error = unavailable(lambda: backend.scan(MAILBOX, "exists"))
+    assert not error.is_certain
+    assert str(error) == "the backend did not answer within 0.3s"
+
+
+DRIPS = {"header": [HEAD, b"X-Drip: "], "body": [HEAD + b"Content-Length: 999\r\n\r\n"]}
+
+
+@pytest.mark.parametrize("answer", DRIPS.values(), ids=DRIPS.keys())
+def test_a_drip_is_ended_by_force(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, answer: Pieces
+) -> None:
+    """What never ends is no answer within the time-out, which no socket sees."""
     monkeypatch.setattr("test_scan_client.TIMEOUT_SECONDS", 0.5)
-    backend, server = serve([b"HTTP/1.1 200 OK\r\n", b"X-Drip: "])
+    backend, server = serve(answer)
     stop = threading.Event()
 
     def watch() -> None:
@@ -349,6 +523,29 @@ def test_a_drip_is_ended_by_force(serve: Serve, monkeypatch: pytest.MonkeyPatch)
         watcher.join(TIMEOUT_SECONDS)
 
 
+def test_all_requests_are_ended_by_force(serve: Serve) -> None:
+    """They count as failed, and say nothing of the backend; later ones are not concerned."""
+    backend, server = serve([HEAD], [plain()])
+    server.drip = threading.Event()
+    caught: list[ScanFailed] = []
+
+    def scan() -> None:
+        with pytest.raises(ScanFailed, match="broke off") as failed:
+            backend.scan(MAILBOX, "exists")
+        caught.append(failed.value)
+
+    thread = threading.Thread(target=scan, name="scan")
+    thread.start()
+    try:
+        wait_for(lambda: bool(server.requests), TIMEOUT_SECONDS, "the request")
+        backend.abort_all()
+        thread.join(TIMEOUT_SECONDS)
+    finally:
+        server.drip.set()
+    assert [type(error) for error in caught] == [ScanFailed]
+    assert backend.scan(MAILBOX, "exists") == DONE
+
+
 AUGUST = b"Fri, 01 Aug 2003 10:00:00 GMT"
 
 
@@ -361,17 +558,20 @@ AUGUST = b"Fri, 01 Aug 2003 10:00:00 GMT"
         (b"Date: %b\r\nRetry-After: Fri, 01 Aug 2003 11:00:00 GMT\r\n" % AUGUST, 300.0),
         (b"Date: %b\r\nRetry-After: Fri, 01 Aug 2003 09:00:00 GMT\r\n" % AUGUST, 0.0),
         (b"Date: nonsense\r\nRetry-After: Fri, 01 Aug 2003 09:00:00 GMT\r\n", 0.0),
+        (b"Retry-After: Fri, 01 Aug 2003 09:00:00 GMT\r\n", 0.0),
+        (b"Retry-After: Fri, 01 Aug 2103 09:00:00 GMT\r\n", 300.0),
         (b"Retry-After: nonsense\r\n", None),
         (b"", None),
     ],
 )
 def test_retry_after(serve: Serve, headers: bytes, seconds: float | None) -> None:
     """Seconds, or a date by the backend's own clock; five minutes at most."""
-    answer = b"HTTP/1.1 429 Slow Down\r\n%bContent-Length: 0\r\n\r\n" % headers
-    backend, _ = serve([answer])
-    with pytest.raises(ScanFailed) as caught:
-        backend.scan(MAILBOX, "exists")
-    assert caught.value.retry_after_seconds == seconds
+    answer = b"HTTP/1.1 %d Slow Down\r\n%bContent-Length: 0\r\n\r\n"
+    backend, _ = serve([answer % (429, headers)], [answer % (503, headers)])
+    for kind in (ScanFailed, BackendUnavailable):
+        with pytest.raises(kind) as caught:
+            backend.scan(MAILBOX, "exists")
+        assert caught.value.retry_after_seconds == seconds
 
 
 # Certificates
@@ -389,3 +589,22 @@ def test_certificates_are_verified(
             with closing(client), pytest.raises(ScanFailed, match="certificate is not accepted"):
                 client.scan(MAILBOX, "exists")
             assert server.requests == []
+
+
+def test_no_other_list_of_authorities_counts(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """OpenSSL's trust is all: not certifi's list, nor what the environment says to requests."""
+    other = trustme.CA()
+    other.cert_pem.write_to_path(tmp_path / "other.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_pem))
+    monkeypatch.setattr(requests.adapters, "DEFAULT_CA_BUNDLE_PATH", str(tmp_path / "other.pem"))
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.setenv(name, str(tmp_path / "other.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    other.issue_cert("localhost").configure_cert(context)
+    with closing(Server([[plain()]], context)) as server:
+        client = ScanClient(quick_config(backend_url=f"https://localhost:{server.port}"))
+        with closing(client), pytest.raises(ScanFailed, match="certificate is not accepted"):
+            client.scan(MAILBOX, "exists")
+        assert server.requests == []

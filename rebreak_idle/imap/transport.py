@@ -1,9 +1,8 @@
 """IMAPClient on our own stream: the methods that imaplib names as made for overriding.
 
-`Transport` replaces imaplib's socket and reader (`open`, `read`, `readline`, `send`, `shutdown`),
-`Client` makes IMAPClient use it. In IDLE each line is read here for its meaning, and IMAPClient
-gets only those that it can read; what was announced is kept in `IdleEvents`, whichever call
-happened to read it. RFC 2177 is IDLE, RFC 9051 IMAP.
+In IDLE each line is read here for its meaning, and IMAPClient gets only those that it can read;
+what was announced is kept in `IdleEvents`, whichever call happened to read it. RFC 2177 is IDLE,
+RFC 9051 IMAP.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from .events import MAX_EVENTS, IdleEvents
 from .responses import Kind, Line, read_line
 from .stream import Stream
 
-# IMAPClient's `idle_check` without a time-out waits for ever.
-LONGEST_POLL_SECONDS = 86400.0
+LONGEST_POLL_SECONDS = 86400.0  # where IMAPClient would wait for ever
 
 # Names that imaplib and IMAPClient do not document, and what they are used for; a test holds them.
 PRIVATE_NAMES = {
@@ -45,13 +43,13 @@ _KEYWORD = re.compile(rb"\* (?:[0-9]+ )?[A-Za-z-]+")
 
 
 class Phase(Enum):
-    """What the lines are that are read now."""
+    """What the lines are that are read now; the continuation means something in IDLE_BEGINS only,
+    and in IDLING only lines that are at hand are read.
+    """
 
     ANSWERS = auto()
     IDLE_BEGINS = auto()
-    """Up to the continuation, which means something only here."""
     IDLING = auto()
-    """Only lines that are at hand are read."""
     IDLE_ENDS = auto()
 
 
@@ -121,7 +119,9 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         return typ, data
 
     def _refresh_capabilities(self, consume: bool = False) -> None:
-        """Ask nothing after a login (Python 3.14 does): IMAPClient asks when it wants to know."""
+        """Ask at the start, and not after a login, as Python 3.14 would: IMAPClient asks then."""
+        if self.state in ("LOGOUT", "NONAUTH"):
+            self._get_capabilities()
 
     def examine(self, mailbox: str) -> tuple[list[int], list[int], list[int]]:
         """EXAMINE; all numbers of EXISTS, UIDNEXT and UIDVALIDITY that came with its answer."""

@@ -1,4 +1,4 @@
-"""The scan request to the backend: the only module that knows requests, and urllib3 under it."""
+"""The scan request to the backend; what is below requests is in `connections`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import json
 import socket
 import ssl
 import time
+from collections.abc import Iterator
+from http.client import IncompleteRead
 from http.cookiejar import DefaultCookiePolicy
 
 import requests
-from urllib3.exceptions import HTTPError
+from requests.exceptions import InvalidURL
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationParseError,
+    NewConnectionError,
+)
 
 from .. import __version__
 from ..config import Config
@@ -20,7 +28,19 @@ from .connections import Adapter, Exchange, UnderWay, innermost_error
 
 PATH = "/api/mail/scan-internal"
 MAX_ANSWER_BYTES = 64 * 1024
+MAX_ERROR_CHARACTERS = 200
 CONNECT_TIMEOUT_SECONDS = 10.0
+# urllib3 raises these while it connects. Over plain HTTP it does so within the request.
+NOT_CONNECTED = (NewConnectionError, ConnectTimeoutError, LocationParseError)
+
+
+class _Session(requests.Session):
+    """Takes a redirect for an answer like any other."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None. With ``allow_redirects=False`` too, `Session.send` reads the whole body of a
+        redirect, however long, and parses its target, which may raise a ValueError.
+        """
 
 
 class ScanClient:
@@ -34,7 +54,7 @@ class ScanClient:
             "content-type": "application/json",
         }
         self._under_way = UnderWay()
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.trust_env = False  # no proxies, no .netrc
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         self._session.headers.clear()
@@ -82,8 +102,8 @@ class ScanClient:
             ScanFailed: it does not.
         """
         with self._under_way.exchange(self._timeout_seconds) as exchange:
-            prepared = self._session.prepare_request(request)
             try:
+                prepared = self._session.prepare_request(request)
                 answer = self._send_or_resend(prepared, exchange)
                 if exchange.is_aborted:  # http.client takes a torn head for a whole one
                     raise ConnectionAbortedError("aborted")
@@ -101,6 +121,7 @@ class ScanClient:
             if not exchange.was_closed_meanwhile(error):
                 raise
         self._adapter.forget_connections()  # others that were kept alive may be closed too
+        exchange.is_sent = False
         return self._send(prepared, exchange)
 
     def _send(self, prepared: requests.PreparedRequest, exchange: Exchange) -> Answer:
@@ -125,30 +146,44 @@ class ScanClient:
     def _failure(self, error: Exception, exchange: Exchange) -> ScanFailed:
         """What an exchange without an answer means."""
         cause = innermost_error(error)
-        if time.monotonic() >= exchange.ends_at or isinstance(error, requests.ReadTimeout):
-            return BackendUnavailable(
-                f"the backend did not answer within {self._timeout_seconds:g}s", is_certain=False
-            )
         if isinstance(cause, ssl.SSLCertVerificationError):
             return ScanFailed(
                 "the backend's certificate is not accepted: set SSL_CERT_FILE to its CA"
             )
-        if isinstance(cause, ConnectionRefusedError):
-            why = "refuses connections: is it running, is BACKEND_URL right?"
-        elif isinstance(cause, socket.gaierror):
-            why = "has a name that does not resolve: is BACKEND_URL right?"
-        elif isinstance(error, requests.ConnectTimeout):
-            why = "does not accept connections in time: is it running, is BACKEND_URL right?"
-        elif not exchange.is_sent:
-            why = f"cannot be reached ({_words(cause)})"
-        else:
-            return ScanFailed(f"the backend broke off ({_words(cause)})")
-        return BackendUnavailable(f"the backend at {self._url} {why}", is_certain=True)
+        is_connected = exchange.is_sent or exchange.is_aborted
+        if not is_connected or any(isinstance(one, NOT_CONNECTED) for one in _chain(error)):
+            text = f"the backend at {self._url} {_why_unreachable(cause)}"
+            return BackendUnavailable(text, is_certain=True)
+        if time.monotonic() >= exchange.ends_at or isinstance(error, requests.ReadTimeout):
+            text = f"the backend did not answer within {self._timeout_seconds:g}s"
+            return BackendUnavailable(text, is_certain=False)
+        if any(isinstance(one, IncompleteRead) for one in _chain(error)):
+            return ScanFailed("the backend broke off (its answer is incomplete)")
+        return ScanFailed(f"the backend broke off ({_words(cause)})")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it, outermost first."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _why_unreachable(cause: BaseException) -> str:
+    if isinstance(cause, ConnectionRefusedError):
+        return "refuses connections: is it running, is BACKEND_URL right?"
+    if isinstance(cause, socket.gaierror | InvalidURL | LocationParseError):
+        return "has a name that does not resolve: is BACKEND_URL right?"
+    if isinstance(cause, TimeoutError):
+        return "does not accept connections in time: is it running, is BACKEND_URL right?"
+    return f"cannot be reached ({_words(cause)})"
 
 
 def _words(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    return f"{error.__class__.__name__}: {text}"
+    """An error in one line; a server's words may be in it."""
+    text = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return f"{error.__class__.__name__}: {text[:MAX_ERROR_CHARACTERS]}"
 
 
 def _body(response: requests.Response) -> bytes:
