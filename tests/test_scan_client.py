@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 import trustme
-from harness import ADMIN_SECRET, quick_config
+from harness import quick_config
 from servers import Certificates
 from waiting import wait_for
 
