@@ -109,7 +109,8 @@ def test_no_other_package_is_used() -> None:
 
 
 IMPORT_ALL = """
-import os, sys, threading
+import os, threading
+import cryptography.hazmat.primitives.ciphers.aead, dotenv, imapclient, psycopg, requests  # theirs
 before = len(os.listdir("/proc/self/fd"))
 import rebreak_idle.__main__
 assert len(os.listdir("/proc/self/fd")) == before, "a descriptor is open"
