@@ -85,10 +85,11 @@ def watch(server: ScriptedImap, backend: JudgingBackend, context: ssl.SSLContext
 
 
 @pytest.fixture
-def watched(watch: Watch) -> Iterator[Watched]:
+def watched(server: ScriptedImap, watch: Watch) -> Iterator[Watched]:
     """A mailbox that is watched already: its first scan is done and its worker listens."""
     with watch() as mailbox_watched:
         mailbox_watched.wait_listening()
+        server.wait_for_idling()  # it may still be about to take note of it
         yield mailbox_watched
 
 
