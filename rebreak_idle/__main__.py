@@ -139,6 +139,7 @@ def _run_daemon(config: Config, max_sessions: int, output: Log) -> NoReturn:
 
 def _services(config: Config) -> Services:
     scan_threads = ThreadPoolExecutor(config.scan_concurrency, "scan")
+    process.start_threads(scan_threads, config.scan_concurrency)
     return Services(
         config=config,
         connector=Connector(tls_context(), config),

@@ -49,12 +49,16 @@ class HostUnreachable(SessionLost):
 class ScanFailed(RebreakError):
     """The backend did not take the scan: it stays owed.
 
-    ``retry_after_seconds`` is what the backend asked for, or None.
+    ``retry_after_seconds`` is what the backend asked for, or None; ``is_answer`` tells whether it
+    was the backend that refused.
     """
 
-    def __init__(self, text: str, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self, text: str, retry_after_seconds: float | None = None, *, is_answer: bool = False
+    ) -> None:
         super().__init__(text)
         self.retry_after_seconds = retry_after_seconds
+        self.is_answer = is_answer
 
 
 class BackendUnavailable(ScanFailed):

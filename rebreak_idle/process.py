@@ -6,6 +6,7 @@ import gc
 import resource
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 # A thread that resolves a name runs the system's modules for it, some of which need more than the
@@ -27,6 +28,17 @@ def set_up_threads() -> None:
     """Threads that cost little; for all that are started afterwards."""
     threading.stack_size(THREAD_STACK_BYTES)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+
+
+def start_threads(pool: ThreadPoolExecutor, number: int) -> None:
+    """Start the threads of a pool now: later the system may give none.
+
+    Raises:
+        RuntimeError: it gives not so many.
+    """
+    all_run = threading.Barrier(number)
+    for future in [pool.submit(all_run.wait) for _ in range(number)]:
+        future.result()
 
 
 def set_up_garbage_collection() -> None:

@@ -42,7 +42,7 @@ def _log_mailbox(worker: IdleWorker, status: Status) -> None:
     if _is_late(status):
         late = seconds_text(status.late_seconds)
         mailbox_logger.warning("no progress for %s; its thread is at:", late)
-        for line in _stack(worker.works_on or worker.ident or 0):
+        for line in _stack(worker.works_on or 0):
             mailbox_logger.warning("%s", line)
 
 

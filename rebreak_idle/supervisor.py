@@ -198,6 +198,8 @@ class Supervisor:
             self._workers[id_].ask_to_stop()
         for id_ in difference.removed:
             self._workers[id_].scanner.withdraw()
+        for id_ in self._carried_over.keys() - self._wanted.keys():
+            self._carried_over.pop(id_).withdraw()
         for id_ in difference.added:
             if self._stop_asked_at is not None:
                 return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from .errors import Interrupted, MailboxUnusable, RebreakError
 from .imap.responses import Line
@@ -14,16 +14,12 @@ from .inbox import Inbox
 from .limits import interval_text
 from .log import Logger
 from .mailbox import Mailbox
+from .pooled import COMMANDS_IN_A_ROW, PooledTask
 from .recovery import Ending, Recovery, Remedy
 from .scan.pending import CATCH_UP, POLL
 from .scan.scanner import Scanner
 from .services import Services, SessionLike
 from .status import Progress, State, Status
-
-T = TypeVar("T")
-
-# From connect to EXAMINE no server is asked for more answers than this, each with its time-out.
-COMMANDS_IN_A_ROW = 12
 
 
 class IdleWorker(threading.Thread):
@@ -58,8 +54,7 @@ class IdleWorker(threading.Thread):
         self._recovery = Recovery(services.config, self._logger, services.clock)
         self._inbox = Inbox(services.config, self._logger, services.clock)
         self._opened_at = math.inf
-        self.works_on: int | None = None
-        """The thread of the pool that works for this one, if any."""
+        self._pool = PooledTask(services, self._progress, self._woken.set, self._wait)
 
     # From other threads
 
@@ -83,6 +78,11 @@ class IdleWorker(threading.Thread):
     @property
     def state(self) -> State:
         return self._progress.state
+
+    @property
+    def works_on(self) -> int | None:
+        """The thread that works for this mailbox: its own, or one of the pool."""
+        return self._pool.thread or self.ident
 
     def status(self) -> Status:
         """How it is doing."""
@@ -108,13 +108,12 @@ class IdleWorker(threading.Thread):
         """One session, and the wait that its end asks for; a thread never dies silently."""
         try:
             self._recover(self._run_session())
-        except Interrupted:
-            return
         except Exception as error:  # noqa: BLE001
+            if self._stopping:
+                return
             self._services.unexpected_errors.log(self._logger, error)
-            self._woken.clear()  # unless it is a stop, that can wait
-            if not self._stopping:
-                self._woken.wait(self._services.config.reconnect_max_seconds)
+            self._woken.wait(self._services.config.reconnect_max_seconds)
+            self._woken.clear()
 
     def _run_session(self) -> Ending:
         """A session from connect to end; what ended it."""
@@ -151,17 +150,15 @@ class IdleWorker(threading.Thread):
         mailbox = self.mailbox
         if mailbox.problem:
             raise MailboxUnusable(f"the row cannot be used: {mailbox.problem}")
-        self._progress.expect(math.inf)
-        password = self._in_pool(lambda: self._services.decrypt(mailbox.stored_password))
+        password = self._pool.run(lambda: self._services.decrypt(mailbox.stored_password))
         with self._host.connecting(mailbox.id, self._woken.set, self._wait):
-            session = self._in_pool(lambda: self._open(password))
+            session = self._pool.run(lambda: self._open(password))
         self._recovery.logged_in()
         return session
 
     def _open(self, password: str) -> SessionLike:
         """On a thread of the pool."""
         self._progress.change_state(State.CONNECTING)
-        self._progress.expect(COMMANDS_IN_A_ROW * self._services.config.imap_timeout_seconds)
         self._session = session = self._services.connector.session(self.mailbox, self.is_stopping)
         session.open(password)
         return session
@@ -177,7 +174,7 @@ class IdleWorker(threading.Thread):
 
     def _watch(self, session: SessionLike) -> NoReturn:
         """Watch INBOX for as long as the session lasts."""
-        idling = self._in_pool(lambda: self._examine_and_idle(session))[1]
+        idling = self._pool.run(lambda: self._examine_and_idle(session))[1]
         self._logger.info("connected (%s:%d)", self.mailbox.host, self.mailbox.port)
         self._opened_at = self._clock()
         while True:
@@ -284,15 +281,3 @@ class IdleWorker(threading.Thread):
     def _check_stop(self) -> None:
         if self._stopping:
             raise Interrupted("stopping")
-
-    def _in_pool(self, task: Callable[[], T]) -> T:
-        """Do what goes deep on one of the shared threads, and wait for its end."""
-
-        def run() -> T:
-            self.works_on = threading.get_ident()
-            try:
-                return task()
-            finally:
-                self.works_on = None
-
-        return self._services.connects.submit(run).result()

@@ -44,7 +44,8 @@ MAY_BE_KNOWN_BY: dict[str, set[str]] = {
     "check": {"__main__"},
     "report": {"supervisor"},
     "worker": {"__main__", "supervisor", "report"},
-    "services": {"__main__", "worker"},
+    "services": {"__main__", "worker", "pooled"},
+    "pooled": {"worker"},
     "inbox": {"worker"},
     "recovery": {"worker"},
 }

@@ -233,7 +233,7 @@ def test_a_refusal_is_an_answer() -> None:
     with line_of(1) as line:
         first, second = line.owing("first", "second")
         line.client.next()
-        line.client.answers.put(ScanFailed("the backend answered 401"))
+        line.client.answers.put(ScanFailed("the backend answered 401", is_answer=True))
         assert line.client.next() == "second"
         line.client.answers.put(None)
         wait_for(not_owed(second), SECONDS, "the second scan")
@@ -278,3 +278,44 @@ def test_a_row_that_is_gone_is_not_scanned() -> None:
         line.client.answers.put(None)
         wait_for(lambda: not gone.in_line, SECONDS, "its turn")
         assert line.client.requests.empty()
+
+
+def test_one_mailbox_s_retry_after_holds_up_no_other() -> None:
+    """What one 503 asks for is kept by its mailbox; the others are tried at once."""
+    with line_of(1) as line:
+        bad, good = line.owing("bad", "good")
+        line.client.next()
+        error = BackendUnavailable("the backend answered 503", 200.0, is_certain=False)
+        line.client.answers.put(error)
+        assert line.client.next() == "good"
+        line.client.answers.put(None)
+        wait_for(not_owed(good), SECONDS, "the other's scan")
+        assert bad.next_try_at == 200.0
+
+
+def test_a_probe_that_is_broken_off_does_not_mean_that_the_backend_is_back(
+    said: list[str],
+) -> None:
+    """Only an answer does; until then the next probe waits its time."""
+    with line_of(1) as line:
+        scanners = line.owing("a", "b", "c")
+        line.client.next()
+        line.client.answers.put(REFUSED)
+        wait_for(lambda: not scanners[0].in_line, SECONDS, "the failure")
+        line.move_clock(10.0)
+        line.client.next()
+        line.client.answers.put(ScanFailed("the backend broke off"))
+        wait_for(lambda: not scanners[1].in_line, SECONDS, "the probe's end")
+        assert line.client.requests.empty()
+        assert not any("is back" in text for text in said)
+
+
+def test_a_request_is_sent_for_the_row_as_it_is_when_it_begins() -> None:
+    """A row that changes while its request is in line is scanned as it is then."""
+    with line_of(1) as line:
+        _, changed = line.owing("first", "old")
+        line.client.next()
+        new = Mailbox("new", "u", "new@example.org", "h", 993, "new", "p")
+        changed.serve(new, Logger(new.name), lambda: None)
+        line.client.answers.put(None)
+        assert line.client.next() == "new"

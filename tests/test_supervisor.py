@@ -229,7 +229,9 @@ def test_sigusr1_shows_the_stack_of_the_pool_s_thread_that_hangs() -> None:
         return time.monotonic() + (1000.0 if later.is_set() else 0.0)
 
     with supervised({"deaf": DeafLogin}, clock) as (lines, supervisor):
-        wait_for(lambda: supervisor._workers and supervisor._workers["deaf"].works_on, 20, "login")
+        wait_for(
+            lambda: supervisor._workers and supervisor._workers["deaf"]._pool.thread, 20, "login"
+        )
         later.set()
         supervisor.post(supervisor.report)
         lines.wait("[idle/deaf@example.org] no progress for")

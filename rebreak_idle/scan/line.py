@@ -57,11 +57,13 @@ class ScanLine:
         try:
             self._executor.submit(request)
         except RuntimeError as error:
-            raise Interrupted("stopping") from error
+            if self._is_stopping:
+                raise Interrupted("stopping") from error
+            # No further thread can be started: those that run will come to it.
 
-    def send(self, mailbox: Mailbox, begin: Callable[[], str]) -> ScanResult:
+    def send(self, begin: Callable[[], tuple[Mailbox, str]]) -> ScanResult:
         """Send one request, once the backend is there; ``begin`` is called as it begins and
-        returns its reason. On a thread of the line.
+        returns for whom and why. On a thread of the line.
 
         Raises:
             ScanFailed: it was not taken; the scan is still owed.
@@ -69,12 +71,16 @@ class ScanLine:
         """
         probe = self._begin()
         try:
-            result = self._client.scan(mailbox, begin())
+            mailbox, reason = begin()
+            result = self._client.scan(mailbox, reason)
         except BackendUnavailable as error:
             self._backend_is_away(mailbox, error, probe)
             raise
-        except ScanFailed:
-            self._backend_answered()
+        except ScanFailed as error:
+            if error.is_answer:
+                self._backend_answered()
+            elif probe:
+                self._breaker.record_failure(mailbox.id, probe)
             raise
         else:
             self._backend_answered()
@@ -130,23 +136,24 @@ class ScanLine:
             self._changed.notify_all()
 
     def _backend_answered(self) -> None:
-        if self._breaker.record_success() and self._is_announced:
-            self._is_announced = False
+        with self._changed:
+            self._breaker.record_success()
+            was_announced, self._is_announced = self._is_announced, False
+        if was_announced:
             logger.info("the backend is back: the scans that are owed are sent")
 
     def _backend_is_away(self, mailbox: Mailbox, error: BackendUnavailable, probe: bool) -> None:
         """One answer of 503 may be one mailbox's trouble, so the next in line tries at once; what
         a second request meets too, or where nobody listens, is the backend's.
         """
-        is_second = self._breaker.is_open
-        wait = error.retry_after_seconds
-        if wait is None and not (is_second or error.is_certain):
-            wait = 0.0
-        self._breaker.record_failure(mailbox.id, probe, wait)
-        if self._is_announced or not (is_second or error.is_certain):
-            return
-        self._is_announced = True
-        logger.warning(
-            "the backend is away: %s — all scans stay owed, one request at a time tries again",
-            sanitize(str(error)),
-        )
+        with self._changed:
+            is_the_backend = error.is_certain or self._breaker.is_open
+            wait = error.retry_after_seconds if is_the_backend else 0.0
+            self._breaker.record_failure(mailbox.id, probe, wait)
+            is_news = is_the_backend and not self._is_announced
+            self._is_announced |= is_news
+        if is_news:
+            logger.warning(
+                "the backend is away: %s — all scans stay owed, one request at a time tries again",
+                sanitize(str(error)),
+            )

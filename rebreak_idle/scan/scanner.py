@@ -82,12 +82,10 @@ class Scanner:
     # On a thread of the line
 
     def _request(self) -> None:
-        if self._withdrawn:
-            return self._end_request()
         try:
-            result = self._line.send(self._mailbox, self.pending.begin)
+            result = self._line.send(self._begin)
         except Interrupted:
-            self._end_request()  # the daemon stops; the scan stays owed
+            self._end_request()  # the daemon stops, or the row is gone
         except ScanFailed as error:
             self._failed(error)
         except Exception as error:  # noqa: BLE001  # no thread of the line dies, no scan is lost
@@ -96,6 +94,12 @@ class Scanner:
             self._unexpected_errors.log(self._logger, error)
         else:
             self._succeeded(result)
+
+    def _begin(self) -> tuple[Mailbox, str]:
+        """The request begins now, for the row as it is now."""
+        if self._withdrawn:
+            raise Interrupted("the row is gone")
+        return self._mailbox, self.pending.begin()
 
     def _end_request(self) -> None:
         """The mailbox's thread may go on; from now on the next request may be in line."""
