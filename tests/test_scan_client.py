@@ -254,6 +254,11 @@ BROKEN = {
     "no last chunk": [
         HEAD + CLOSE + b"Transfer-Encoding: chunked\r\n\r\n1a\r\n" + COUNTS + b"\r\n"
     ],
+    "no end of the last chunk": [
+        HEAD + CLOSE + b"Transfer-Encoding: chunked\r\n\r\n1a\r\n" + COUNTS + b"\r\n0\r\n"
+    ],
+    "half a head": [HEAD + CLOSE],
+    "half a header": [HEAD + CLOSE + b"Content-Le"],
     "no HTTP": [b"220 smtp.example.org ESMTP, connection: close\r\n"],
     "another protocol from now on": [b"HTTP/1.1 101 Upgrade\r\n" + CLOSE + b"\r\n"],
 }
@@ -332,6 +337,25 @@ def test_a_new_connection_that_is_broken_off_is_a_failure(serve: Serve) -> None:
     with pytest.raises(ScanFailed, match="broke off"):
         backend.scan(MAILBOX, "exists")
     assert len(server.requests) == 1
+
+
+def test_a_new_connection_in_place_of_a_closed_one_is_new(serve: Serve) -> None:
+    """What fails on it is not sent again."""
+    backend, server = serve(Last([plain()]), [], [plain()])
+    backend.scan(MAILBOX, "exists")
+    assert server.hung_up.wait(TIMEOUT_SECONDS)
+    with pytest.raises(ScanFailed, match="broke off"):
+        backend.scan(MAILBOX, "exists")
+    assert len(server.requests) == 2
+
+
+def test_an_answer_that_has_begun_is_not_asked_for_again(serve: Serve) -> None:
+    """The backend broke off within the head: it has had the request."""
+    backend, server = serve([plain()], Last([HEAD]), [plain()])
+    backend.scan(MAILBOX, "exists")
+    with pytest.raises(ScanFailed, match="its answer is incomplete"):
+        backend.scan(MAILBOX, "exists")
+    assert len(server.requests) == 2
 
 
 def test_a_resent_request_that_is_broken_off_is_a_failure(serve: Serve) -> None:

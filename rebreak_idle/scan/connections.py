@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.client import HTTPException, RemoteDisconnected
+from http.client import HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
 from typing import Any
 
 import requests
@@ -25,6 +26,13 @@ class Exchange:
         self.ends_at = time.monotonic() + seconds
         self.connection: HTTPConnection | None = None
         self.is_reused = self.is_sent = self.is_answered = self.is_aborted = False
+
+    def raise_if_aborted(self) -> None:
+        """Raises:
+        ConnectionAbortedError: the request was ended from another thread.
+        """
+        if self.is_aborted:
+            raise ConnectionAbortedError("aborted")
 
     def was_closed_meanwhile(self, error: Exception) -> bool:
         """Whether the backend closed a connection that was kept alive, and said nothing."""
@@ -78,20 +86,54 @@ class UnderWay:
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
+class Lines(io.BufferedReader):
+    """An answer whose lines are whole: http.client takes the end of a connection for the end of a
+    head, or of a chunked body.
+    """
+
+    has_begun = False
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        try:
+            line = super().readline(size)
+        except ConnectionError as error:
+            if self.has_begun:
+                raise IncompleteRead(b"") from error
+            raise
+        is_whole = line.endswith(b"\n") or len(line) == size
+        if not is_whole and (line or self.has_begun):
+            raise IncompleteRead(line)
+        self.has_begun = True
+        return line
+
+
+class WholeResponse(HTTPResponse):
+    """An answer that is torn in its head, or before the end of its last chunk, is none."""
+
+    def begin(self) -> None:
+        if not isinstance(self.fp, Lines):
+            self.fp = Lines(self.fp.detach())  # nothing was read of it yet
+        super().begin()
+
+
 class TrackedConnection:
     """A connection that tells the exchange of its thread what becomes of it."""
 
     under_way: UnderWay
+    response_class = WholeResponse
     sent = 0
 
     def connect(self) -> None:
-        self.under_way.of_this_thread().connection = self  # type: ignore[assignment]  # a mixin
-        self.sent = 0
+        exchange = self.under_way.of_this_thread()
+        exchange.connection = self  # type: ignore[assignment]  # a mixin
+        exchange.is_reused, self.sent = False, 0
         super().connect()  # type: ignore[misc]
+        exchange.raise_if_aborted()  # `abort` may have found no socket
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         exchange = self.under_way.of_this_thread()
         exchange.connection = self  # type: ignore[assignment]
+        exchange.raise_if_aborted()
         exchange.is_reused, exchange.is_sent = self.sent > 0, True
         super().request(*args, **kwargs)  # type: ignore[misc]  # it may connect anew
         self.sent += 1
