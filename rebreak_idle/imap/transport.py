@@ -120,7 +120,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
 
     def _refresh_capabilities(self, consume: bool = False) -> None:
         """Ask at the start, and not after a login, as Python 3.14 would: IMAPClient asks then."""
-        if self.state in ("LOGOUT", "NONAUTH"):
+        if "capabilities" not in vars(self):
             self._get_capabilities()
 
     def examine(self, mailbox: str) -> tuple[list[int], list[int], list[int]]:
