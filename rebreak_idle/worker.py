@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NoReturn
 
 from .errors import Interrupted, MailboxUnusable, RebreakError
@@ -88,7 +89,10 @@ class IdleWorker(threading.Thread):
         """How it is doing."""
         scanner = self.scanner
         trouble = self._recovery.troubles.last or scanner.troubles.last
-        return self._progress.status(scanner.owed, scanner.next_try_at, trouble)
+        status = self._progress.status(scanner.owed, scanner.next_try_at, trouble)
+        if status.state is State.SCANNING and not scanner.in_line:
+            return replace(status, state=State.IDLING)  # as it will be in a moment
+        return status
 
     def is_overdue(self) -> bool:
         """Whether it should long have made its next step."""

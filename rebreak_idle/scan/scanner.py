@@ -85,15 +85,17 @@ class Scanner:
         try:
             result = self._line.send(self._begin)
         except Interrupted:
-            self._end_request()  # the daemon stops, or the row is gone
+            self._leave_line()  # the daemon stops, or the row is gone
         except ScanFailed as error:
             self._failed(error)
         except Exception as error:  # noqa: BLE001  # no thread of the line dies, no scan is lost
             self._not_before = self._clock() + SCAN_RETRY_MAX_SECONDS
-            self._end_request()
+            self._leave_line()
             self._unexpected_errors.log(self._logger, error)
         else:
             self._succeeded(result)
+        finally:
+            self._wake()
 
     def _begin(self) -> tuple[Mailbox, str]:
         """The request begins now, for the row as it is now."""
@@ -101,16 +103,15 @@ class Scanner:
             raise Interrupted("the row is gone")
         return self._mailbox, self.pending.begin()
 
-    def _end_request(self) -> None:
-        """The mailbox's thread may go on; from now on the next request may be in line."""
+    def _leave_line(self) -> None:
+        """The request is over: the next one may enter the line."""
         self.in_line = False
-        self._wake()
 
     def _succeeded(self, result: ScanResult) -> None:
         self.pending.settle()
         self._failures, self._not_before = 0, -math.inf
         self.troubles.forget()
-        self._end_request()
+        self._leave_line()
         scanned, blocked = result.scanned, result.blocked
         self._logger.info(
             "scan-triggered → scanned=%s blocked=%s",
@@ -123,12 +124,12 @@ class Scanner:
     def _failed(self, error: ScanFailed) -> None:
         if self._line.knows_of(error):  # the line waits for the backend, not each mailbox
             self._not_before = self._clock() + SCAN_RETRY_INITIAL_SECONDS
-            return self._end_request()
+            return self._leave_line()
         self._failures += 1
         wait = max(self._retries.wait_seconds(self._failures), error.retry_after_seconds or 0.0)
         self._not_before = self._clock() + wait
         is_news = self.troubles.should_log(str(error))
-        self._end_request()
+        self._leave_line()
         if is_news:
             self._logger.warning(
                 "scan failed: %s — it is still owed, next try in %s",
