@@ -7,17 +7,15 @@ holds up nobody.
 from __future__ import annotations
 
 import atexit
-import errno
 import logging
 import os
 import queue
 import select
 import sys
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from logging.handlers import QueueHandler, QueueListener
-from typing import TextIO
+from urllib.parse import quote
 
 # How much of one text that comes from outside a line shows.
 SHOWN_CHARACTERS = 300
@@ -25,6 +23,7 @@ SHOWN_CHARACTERS = 300
 MIN_SECRET_CHARACTERS = 8
 MAX_QUEUED_LINES = 10_000
 DATABASE_PREFIX = "idle/db"
+LEFT_OUT = f"[{DATABASE_PREFIX}] %d lines of the log were left out"
 
 log = logging.getLogger("rebreak_idle")
 log.propagate = False
@@ -65,107 +64,94 @@ class Formatter(logging.Formatter):
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__()
-        self._secrets = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
+        # As they are, as repr and ascii write them, and as they stand in a URL.
+        spellings = {
+            text
+            for secret in secrets
+            for text in (secret, repr(secret)[1:-1], ascii(secret)[1:-1], quote(secret, safe=""))
+        }
+        self._secrets = sorted(spellings - {""}, key=len, reverse=True)
+        self._long_secrets = [text for text in self._secrets if len(text) >= MIN_SECRET_CHARACTERS]
 
     def format(self, record: logging.LogRecord) -> str:
-        prefix = f"[{getattr(record, 'prefix', DATABASE_PREFIX)}]"
-        lines = [self._message(record)]
-        if record.exc_info and record.exc_info[0] is not None:
-            lines += self.formatException(record.exc_info).splitlines()
-        return "\n".join([f"{prefix} {escape(self._redacted(line))}" for line in lines])
+        prefix = getattr(record, "prefix", DATABASE_PREFIX)
+        try:
+            lines = [self._message(record), *self._traceback(record)]
+        except Exception:  # noqa: BLE001  # one line that cannot be shown costs no other
+            prefix, message = DATABASE_PREFIX, self._shown(record.msg)
+            what = message if isinstance(message, str) else type(message).__name__
+            lines = [f"a line of the log cannot be shown: {what}"]
+        long_ones = self._long_secrets
+        return "\n".join([escape(_without(f"[{prefix}] {line}", long_ones)) for line in lines])
 
     def _message(self, record: logging.LogRecord) -> str:
-        args = record.args
-        if not isinstance(args, tuple):
-            return str(record.msg)
-        return str(record.msg) % tuple(self._shown(arg) for arg in args) if args else record.msg
+        text, args = str(self._shown(record.msg)), record.args
+        if isinstance(args, Mapping):
+            return text % {name: self._shown(arg) for name, arg in args.items()}
+        return text % tuple(self._shown(arg) for arg in args) if args else text
+
+    def _traceback(self, record: logging.LogRecord) -> list[str]:
+        if not record.exc_info or record.exc_info[0] is None:
+            return []
+        # A secret may have several lines itself.
+        return _without(self.formatException(record.exc_info), self._long_secrets).splitlines()
 
     def _shown(self, value: object) -> object:
         """A text from outside loses its secrets before it is shortened, lest a part be left."""
         if not isinstance(value, External):
             return value
-        return truncate(self._without(value.raw, self._secrets))
-
-    def _redacted(self, text: str) -> str:
-        """The last net, for tracebacks and whatever else."""
-        long_ones = [secret for secret in self._secrets if len(secret) >= MIN_SECRET_CHARACTERS]
-        return self._without(text, long_ones)
-
-    @staticmethod
-    def _without(text: str, secrets: list[str]) -> str:
-        for secret in secrets:
-            text = text.replace(secret, "***")
-        return text
+        return truncate(_without(value.raw, self._secrets))
 
 
-class _Queue(QueueHandler):
+def _without(text: str, secrets: list[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
+class _Handler(QueueHandler):
     """Formats records where they are logged, and never blocks; counts what found no room."""
 
-    def __init__(self, lines: queue.Queue[str | threading.Event], formatter: Formatter) -> None:
-        super().__init__(lines)
-        self.setFormatter(formatter)
-        self._left_out = 0
+    _left_out = 0  # guarded by the handler's lock, which `enqueue` is called with
 
     def prepare(self, record: logging.LogRecord) -> str:
         """The line alone: a record would keep frames and what they know."""
-        try:
-            return self.format(record)
-        except Exception:  # noqa: BLE001  # one line that cannot be shown costs no other
-            return f"[{DATABASE_PREFIX}] a line of the log cannot be shown: {escape(record.msg)}"
+        return self.format(record)
 
     def enqueue(self, record: logging.LogRecord | str) -> None:
-        lines = self.queue
+        notice = f"{LEFT_OUT % self._left_out}\n" if self._left_out else ""
         try:
-            if self._left_out:
-                count = self._left_out
-                lines.put_nowait(f"[{DATABASE_PREFIX}] {count} lines of the log were left out")
-                self._left_out -= count
-            lines.put_nowait(record)
+            self.queue.put_nowait(f"{notice}{record}")
+            self._left_out = 0
         except queue.Full:
             self._left_out += 1
 
-
-class _Listener(QueueListener):
-    """Writes the lines of a queue to a descriptor, on a thread of its own."""
-
-    def __init__(self, lines: queue.Queue[str | threading.Event], descriptor: int) -> None:
-        super().__init__(lines)
-        self._descriptor = descriptor
-
-    def handle(self, record: logging.LogRecord | str | threading.Event) -> None:
-        if isinstance(record, threading.Event):
-            record.set()
-            return
-        data = f"{record}\n".encode("utf-8", "backslashreplace")
-        with suppress(OSError):  # a reader that went away ends the log, not the daemon
-            while data:
-                data = data[self._write(data) :]
-
-    def _write(self, data: bytes) -> int:
-        """Write some of it. A descriptor that does not block is waited for: others may share it,
-        so it is left as it is.
-        """
+    def take_left_out(self) -> int:
+        """How many lines were left out and are not told yet."""
+        self.acquire()
         try:
-            return os.write(self._descriptor, data)
-        except BlockingIOError:
-            waiting = select.poll()
-            waiting.register(self._descriptor, select.POLLOUT)
-            waiting.poll()
-            return 0
+            count, self._left_out = self._left_out, 0
+            return count
+        finally:
+            self.release()
 
 
-class Log:
+class Log(QueueListener):
     """Writes what is logged to a descriptor as UTF-8, each line at once, without the secrets.
 
     Other libraries' loggers stay silent: their debug output shows passwords.
     """
 
+    queue: queue.Queue[str]
+
     def __init__(self, level: str, descriptor: int, secrets: Iterable[str] = ()) -> None:
-        lines: queue.Queue[str | threading.Event] = queue.Queue(MAX_QUEUED_LINES)
-        self._lines = lines
-        self._handler = _Queue(lines, Formatter(secrets))
-        self._listener = _Listener(lines, descriptor)
-        self._listener.start()
+        super().__init__(queue.Queue(MAX_QUEUED_LINES))
+        self._descriptor = descriptor
+        self._writable = select.poll()
+        self._writable.register(descriptor, select.POLLOUT)
+        self._handler = _Handler(self.queue)
+        self._handler.setFormatter(Formatter(secrets))
+        self.start()
         log.addHandler(self._handler)
         log.setLevel(level.upper())
         logging.getLogger().addHandler(logging.NullHandler())
@@ -173,17 +159,32 @@ class Log:
         atexit.register(self.drain)
 
     def drain(self, seconds: float = 1.0) -> None:
-        """Wait until all that was logged so far is written, at most ``seconds``."""
-        written = threading.Event()
-        with suppress(queue.Full):
-            self._lines.put(written, timeout=seconds)
-            written.wait(seconds)
+        """Wait until all that was logged is written, at most ``seconds``."""
+        lines = self.queue
+        with lines.all_tasks_done:  # `Queue.join` with a limit
+            lines.all_tasks_done.wait_for(lambda: not lines.unfinished_tasks, seconds)
 
     def close(self) -> None:
-        """Write what is left, and end the thread."""
+        """Write what is left, however long the reader takes, and end the thread."""
         atexit.unregister(self.drain)
         log.removeHandler(self._handler)
-        self._listener.stop()
+        self.queue.join()  # a full queue has no room for what ends the thread
+        self.stop()
+
+    def handle(self, record: logging.LogRecord | str) -> None:
+        """On the log's own thread."""
+        self._write(str(record))
+        if self.queue.empty() and (count := self._handler.take_left_out()):
+            self._write(LEFT_OUT % count)
+
+    def _write(self, line: str) -> None:
+        data = f"{line}\n".encode("utf-8", "backslashreplace")
+        with suppress(OSError):  # a reader that went away ends the log, not the daemon
+            while data:
+                try:
+                    data = data[os.write(self._descriptor, data) :]
+                except BlockingIOError:  # others may share the descriptor: it is left as it is
+                    self._writable.poll()
 
 
 def open_standard_descriptors() -> int:
@@ -192,27 +193,17 @@ def open_standard_descriptors() -> int:
     A standard descriptor that is closed would become a socket's, and the log would be written to a
     server: it is opened to nowhere. Without stdout the log goes to stderr.
     """
-    closed = [number for number in (0, 1, 2) if not _is_open(number)]
-    for _ in closed:
-        os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-    sys.stdout = sys.stdout or _text_stream(1)
-    sys.stderr = sys.stderr or _text_stream(2)
+    closed = set()
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # it takes the lowest that is free
+        closed.add(number)
+    os.close(number)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     if 1 not in closed or 2 in closed:
         return 1
-    print(f"[{DATABASE_PREFIX}] stdout is closed: the log goes to stderr", file=sys.stderr)  # noqa: T201
+    with suppress(OSError):  # nobody may read it
+        os.write(2, f"[{DATABASE_PREFIX}] stdout is closed: the log goes to stderr\n".encode())
     return 2
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError as error:
-        return error.errno != errno.EBADF
-    return True
-
-
-def _text_stream(descriptor: int) -> TextIO:
-    return os.fdopen(descriptor, "w", closefd=False)
 
 
 class RepeatFilter:

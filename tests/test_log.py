@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import example, given, settings
@@ -131,6 +134,44 @@ def test_short_secrets_go_from_texts_from_outside_only() -> None:
     assert stream.getvalue() == "[idle/x] scan a *** ***\n"
 
 
+def test_a_text_from_outside_alone_is_shown_without_its_secret() -> None:
+    """It loses its secrets where it is the whole message as well, or one of several by name."""
+    secret, stream = "canary-" + "s" * 200, io.StringIO()
+    set_up("info", stream, (secret,))
+    text = sanitize("y" * 200 + secret)
+    Logger("x").info(text)
+    Logger("x").info("%(text)s", {"text": text})
+    assert stream.getvalue() == f"[idle/x] {'y' * 200}***\n" * 2
+
+
+@pytest.mark.parametrize("shown", [str, repr, ascii, lambda text: quote(text, safe="")])
+def test_a_secret_is_known_in_every_spelling(shown: Callable[[str], str]) -> None:
+    """As `repr` and `ascii` write a secret, and as it stands in a URL, it is a secret still."""
+    secret, stream = "canäry's\\pass\tword", io.StringIO()
+    set_up("info", stream, (secret,))
+    Logger("x").info("bad %s, %s", shown(secret), sanitize(shown(secret)))
+    assert re.fullmatch(r"\[idle/x\] bad (['\"]?)\*\*\*\1, \1\*\*\*\1\n", stream.getvalue())
+
+
+def test_a_name_shows_no_secret() -> None:
+    """The prefix is part of the line: a name that is a secret is not shown in it."""
+    stream = io.StringIO()
+    set_up("info", stream, ("canary-secret",))
+    Logger("canary-secret").info("here")
+    assert stream.getvalue() == "[idle/***] here\n"
+
+
+def test_a_secret_of_several_lines_is_not_shown_in_a_traceback() -> None:
+    """A secret with a line break in it is found before the traceback is taken apart."""
+    stream = io.StringIO()
+    set_up("info", stream, ("canary\nsecret",))
+    try:
+        raise ValueError("bad canary\nsecret")
+    except ValueError:
+        Logger("x").exception("unexpected error:")
+    assert stream.getvalue().endswith("[idle/x] ValueError: bad ***\n")
+
+
 def test_a_traceback_shows_no_secret() -> None:
     """What an error says of a secret is taken out of its traceback."""
     stream = io.StringIO()
@@ -191,6 +232,19 @@ def test_arguments_are_not_formats(output: io.StringIO) -> None:
     """A text from outside with percent signs is no format."""
     Logger("100%s").info("%s", "50%d off %(name)s")
     assert output.getvalue() == "[idle/100%s] 50%d off %(name)s\n"
+
+
+def test_arguments_by_name(output: io.StringIO) -> None:
+    """A dict alone gives its values by name, or is shown itself."""
+    Logger("x").info("%(here)s", {"here": "there"})
+    Logger("x").info("%s", {"here": "there"})
+    assert output.getvalue() == "[idle/x] there\n[idle/x] {'here': 'there'}\n"
+
+
+def test_a_message_that_is_no_text(output: io.StringIO) -> None:
+    """Whatever is logged is shown as its text."""
+    Logger("x").error(ValueError("one\ntwo"))
+    assert output.getvalue() == "[idle/x] one\\ntwo\n"
 
 
 @pytest.mark.parametrize("length", [0, 1, SHOWN_CHARACTERS - 1, SHOWN_CHARACTERS])
@@ -328,14 +382,17 @@ logger = Logger("x")
 for number in range(3 * MAX_QUEUED_LINES):
     logger.info("%d", number)
 print("logged", file=sys.stderr, flush=True)
-sys.stdin.readline()
-logger.info("again")
+if again := sys.stdin.readline().strip():
+    logger.info(again)
 output.drain(20.0)
 """
 
 
-def test_what_does_not_fit_is_left_out_and_counted() -> None:
-    """While the reader stalls the program goes on; later the log says how many lines it lost."""
+@pytest.mark.parametrize("again", [["[idle/x] again"], []], ids=["log again", "log no more"])
+def test_what_does_not_fit_is_left_out_and_counted(again: list[str]) -> None:
+    """While the reader stalls the program goes on; later the log says how many lines it lost,
+    whether or not anything more is logged.
+    """
     with started(LOG_MORE_THAN_FITS) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -343,15 +400,79 @@ def test_what_does_not_fit_is_left_out_and_counted() -> None:
             assert process.stderr.readline() == b"logged\n"
             first = [process.stdout.readline() for _ in range(MAX_QUEUED_LINES // 2)]
         finally:
-            rest, _ = process.communicate(b"\n", timeout=PROGRAM_SECONDS)
+            words = b"again\n" if again else b"\n"
+            rest, _ = process.communicate(words, timeout=PROGRAM_SECONDS)
     lines = [line.decode().rstrip() for line in (*first, *rest.splitlines())]
     notices = [line for line in lines if "left out" in line]
     left_out = [int(line.split()[1]) for line in notices]
-    shown = [int(line.split()[1]) for line in lines[:-1] if line not in notices]
+    shown = [int(line.split()[1]) for line in lines if line not in (*notices, *again)]
     assert shown == sorted(shown)
     assert len(shown) + sum(left_out) == 3 * MAX_QUEUED_LINES
     assert notices[-1] == f"[idle/db] {left_out[-1]} lines of the log were left out"
-    assert lines[-2:] == [notices[-1], "[idle/x] again"]
+    assert lines[-1 - len(again) :] == [notices[-1], *again]
+
+
+def read_all(reading: int, into: bytearray) -> None:
+    """Read a pipe to its end."""
+    while data := os.read(reading, 65536):
+        into.extend(data)
+
+
+def test_close_writes_all_that_is_queued() -> None:
+    """The log ends in order though its queue was full: what fitted is written, the rest is told."""
+    before = threading.enumerate()
+    reading, writing = os.pipe()
+    output = Log("info", writing)
+    for number in range(3 * MAX_QUEUED_LINES):
+        Logger("x").info("%d", number)
+    output.drain(0.01)  # waits no longer, though nobody reads
+    written = bytearray()
+    reader = threading.Thread(target=read_all, args=(reading, written))
+    reader.start()
+    output.close()
+    os.close(writing)
+    reader.join(PROGRAM_SECONDS)
+    os.close(reading)
+    lines = written.decode().splitlines()
+    notices = [line for line in lines if "left out" in line]
+    shown = [line for line in lines if line not in notices]
+    left_out = sum(int(line.split()[1]) for line in notices)
+    assert len(shown) + left_out == 3 * MAX_QUEUED_LINES
+    assert lines[-1] == notices[-1]
+    assert threading.enumerate() == before
+
+
+LOG_FROM_MANY_THREADS = """
+import threading
+from rebreak_idle.log import MAX_QUEUED_LINES, Log, Logger
+output = Log("info", 1)
+all_run = threading.Barrier(1000)
+
+def run(name):
+    logger = Logger(name)
+    all_run.wait()
+    for number in range(MAX_QUEUED_LINES // 1000):
+        logger.info("%d", number)
+
+threading.stack_size(256 * 1024)
+threads = [threading.Thread(target=run, args=(str(name),)) for name in range(1000)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+output.drain(20.0)
+"""
+
+
+def test_a_burst_from_many_threads_loses_nothing() -> None:
+    """What a thousand threads log at once is written whole, each thread's lines in order."""
+    with started(LOG_FROM_MANY_THREADS) as process:
+        output, errors = process.communicate(timeout=PROGRAM_SECONDS)
+    lines = output.decode().splitlines()
+    each = MAX_QUEUED_LINES // 1000
+    expected = [f"[idle/{name}] {number}" for name in range(1000) for number in range(each)]
+    assert sorted(lines, key=lambda line: int(line[6 : line.index("]")])) == expected
+    assert (process.returncode, errors) == (0, b"")
 
 
 LOG_WHAT_CANNOT_BE_SHOWN = """
@@ -361,9 +482,11 @@ class Strange:
     def __str__(self):
         raise RuntimeError("no text")
 
-output = Log("info", 1)
+output = Log("info", 1, ["canary-secret"])
 for thing in ("before", Strange(), "after"):
     Logger("x").info("it is %s", thing)
+Logger("x").info(Strange())
+Logger("x").info("canary-secret %d", "no number")
 output.drain(20.0)
 """
 
@@ -376,6 +499,8 @@ def test_a_line_that_cannot_be_shown_costs_no_other() -> None:
         "[idle/x] it is before",
         "[idle/db] a line of the log cannot be shown: it is %s",
         "[idle/x] it is after",
+        "[idle/db] a line of the log cannot be shown: Strange",
+        "[idle/db] a line of the log cannot be shown: *** %d",
     ]
     assert (process.returncode, errors) == (0, b"")
 
@@ -448,7 +573,7 @@ class Thing:
     pass
 
 output = Log("info", 1)
-output._listener.stop()  # as if its reader stalled
+output.stop()  # as if its reader stalled
 thing = Thing()
 gone = weakref.ref(thing)
 try:
@@ -469,12 +594,14 @@ def test_the_queue_keeps_no_objects_alive() -> None:
 
 
 WITHOUT_DESCRIPTORS = """
-import os, sys
+import os, socket, sys
 from rebreak_idle.log import Log, Logger, open_standard_descriptors
 output = Log("info", open_standard_descriptors())
 Logger("x").info("here")
 output.drain(20.0)
 os.fstat(0), os.fstat(1), os.fstat(2)
+assert socket.socket().fileno() > 2
+sys.stdout.flush(), sys.stderr.flush()
 os._exit(7)
 """
 
@@ -501,4 +628,19 @@ def test_closed_standard_descriptors(closed: str, out: str, err: str) -> None:
         check=False,
     )
     assert (done.stdout, done.stderr) == (out, err)
+    assert done.returncode == 7
+
+
+def test_nobody_reads_where_the_log_goes() -> None:
+    """With stdout closed and a stderr that nobody reads the program starts all the same."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        ["bash", "-c", '"$0" -c "$1" >&-', sys.executable, WITHOUT_DESCRIPTORS],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=writing,
+        timeout=PROGRAM_SECONDS,
+        check=False,
+    )
+    os.close(writing)
     assert done.returncode == 7
