@@ -11,8 +11,16 @@ def forms(username: str, password: str) -> tuple[str, ...]:
     """The password in the forms in which it goes over the line, the longest first."""
     sasl = base64.b64encode(f"\0{username}\0{password}".encode()).decode()
     alone = base64.b64encode(password.encode()).decode()
-    quoted = password.replace("\\", "\\\\").replace('"', '\\"')
-    return tuple(form for form in (sasl, alone, quoted, password) if form)
+    return tuple(form for form in (sasl, alone, _escaped(password), password) if form)
+
+
+def quoted(text: str) -> bytes:
+    """A quoted string (RFC 9051, section 4.3), in UTF-8."""
+    return f'"{_escaped(text)}"'.encode()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def refuse_control_characters(username: str, password: str) -> None:

@@ -25,7 +25,7 @@ from .network import describe
 from .refusals import Blame, classify_refusal
 from .responses import Kind, Line, read_line
 from .stream import Stream
-from .transport import Client
+from .transport import Client, Transport
 from .uids import Snapshot
 
 # How long a session that is given up may take for DONE and LOGOUT together.
@@ -193,9 +193,13 @@ class Session:
         mailbox = self._mailbox
         addresses = resolve(mailbox.host, mailbox.port, self._allow_private)
         tls = not mailbox.starttls
-        self._client = Client(
-            mailbox.host, addresses, self._stream, self._events, self._context, tls
-        )
+
+        def transport() -> Transport:
+            return Transport(
+                mailbox.host, addresses, self._stream, self._events, self._context, tls
+            )
+
+        self._client = Client(mailbox.host, tls, transport)
         if self._client.transport.state != "NONAUTH":
             raise SessionLost(
                 "the server greets as logged in already (PREAUTH), which is not trusted"

@@ -17,6 +17,7 @@ import imapclient
 from imapclient.tls import IMAP4_TLS
 
 from .addresses import Address
+from .credentials import quoted
 from .events import MAX_EVENTS, IdleEvents
 from .responses import Kind, Line, read_line
 from .stream import Stream
@@ -109,10 +110,10 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         8-bit characters before ENABLE.
         """
         if password.isascii():
-            typ, data = self._simple_command("LOGIN", _quoted(user), _quoted(password))
+            typ, data = self._simple_command("LOGIN", quoted(user), quoted(password))
         else:
             self.literal = password.encode()
-            typ, data = self._simple_command("LOGIN", _quoted(user))
+            typ, data = self._simple_command("LOGIN", quoted(user))
         if typ != "OK":
             raise self.error(data[-1])
         self.state = "AUTH"
@@ -247,19 +248,9 @@ class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no 
     those never reach it.
     """
 
-    def __init__(
-        self,
-        host: str,
-        addresses: list[Address],
-        stream: Stream,
-        events: IdleEvents,
-        context: ssl.SSLContext,
-        tls: bool,
-    ) -> None:
-        self._make_transport: Callable[[], Transport] = lambda: Transport(
-            host, addresses, stream, events, context, tls
-        )
-        super().__init__(host, ssl=tls, ssl_context=context)
+    def __init__(self, host: str, tls: bool, make_transport: Callable[[], Transport]) -> None:
+        self._make_transport = make_transport
+        super().__init__(host, ssl=tls)
         del self._make_transport
         self._imap.debug = 0
 
@@ -292,9 +283,3 @@ class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no 
 
     def idle_done(self) -> Any:
         return self.transport.in_phase(Phase.IDLE_ENDS, super().idle_done)
-
-
-def _quoted(text: str) -> bytes:
-    """A quoted string (RFC 9051, section 4.3)."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'.encode()

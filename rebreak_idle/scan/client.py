@@ -6,7 +6,6 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Iterator
 from http.client import IncompleteRead
 from http.cookiejar import DefaultCookiePolicy
 
@@ -24,7 +23,7 @@ from ..config import Config
 from ..errors import BackendUnavailable, ScanFailed
 from ..mailbox import Mailbox
 from .answer import Answer, ScanResult, read_result
-from .connections import Adapter, Exchange, UnderWay, innermost_error
+from .connections import Adapter, Exchange, UnderWay, error_chain, innermost_error
 
 PATH = "/api/mail/scan-internal"
 MAX_ANSWER_BYTES = 64 * 1024
@@ -105,8 +104,7 @@ class ScanClient:
             try:
                 prepared = self._session.prepare_request(request)
                 answer = self._send_or_resend(prepared, exchange)
-                if exchange.is_aborted:  # http.client takes a torn head for a whole one
-                    raise ConnectionAbortedError("aborted")
+                exchange.raise_if_aborted()  # its end may look like the end of the answer
                 return answer
             except (requests.RequestException, HTTPError, OSError) as error:
                 raise self._failure(error, exchange) from error
@@ -151,23 +149,15 @@ class ScanClient:
                 "the backend's certificate is not accepted: set SSL_CERT_FILE to its CA"
             )
         is_connected = exchange.is_sent or exchange.is_aborted
-        if not is_connected or any(isinstance(one, NOT_CONNECTED) for one in _chain(error)):
+        if not is_connected or any(isinstance(one, NOT_CONNECTED) for one in error_chain(error)):
             text = f"the backend at {self._url} {_why_unreachable(cause)}"
             return BackendUnavailable(text, is_certain=True)
         if time.monotonic() >= exchange.ends_at or isinstance(error, requests.ReadTimeout):
             text = f"the backend did not answer within {self._timeout_seconds:g}s"
             return BackendUnavailable(text, is_certain=False)
-        if any(isinstance(one, IncompleteRead) for one in _chain(error)):
+        if any(isinstance(one, IncompleteRead) for one in error_chain(error)):
             return ScanFailed("the backend broke off (its answer is incomplete)")
         return ScanFailed(f"the backend broke off ({_words(cause)})")
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what led to it, outermost first."""
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or found.__context__
 
 
 def _why_unreachable(cause: BaseException) -> str:

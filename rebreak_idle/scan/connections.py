@@ -183,12 +183,18 @@ class Adapter(HTTPAdapter):
         """The context verifies; requests would load its own list into it."""
 
 
-def innermost_error(error: BaseException) -> BaseException:
-    """The error of the socket or of http.client that requests and urllib3 wrap."""
+def error_chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it, outermost first."""
     found: BaseException | None = error
     while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def innermost_error(error: BaseException) -> BaseException:
+    """The error of the socket or of http.client that requests and urllib3 wrap."""
+    for found in error_chain(error):
         ours = isinstance(found, requests.RequestException | HTTPError)
         if isinstance(found, OSError | HTTPException) and not ours:
             return found
-        found = found.__cause__ or found.__context__
     return error
