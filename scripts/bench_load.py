@@ -16,6 +16,7 @@ import argparse
 import base64
 import binascii
 import contextlib
+import heapq
 import json
 import os
 import re
@@ -28,6 +29,7 @@ import sys
 import time
 from bisect import bisect_left
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 BACKLOG = 4096
@@ -65,6 +67,8 @@ class Mailboxes:
         """When the last of all mailboxes was listened to."""
         self.all_scanned_at = 0.0
         """When the last mailbox that owed a scan got it."""
+        self.scan_seconds = 0.0
+        """How long each scan takes: so long the answer to its POST is held back."""
         self.scans = 0
         self.latencies: list[float] = []
         """Seconds from the write of each EXISTS to the arrival of the next POST."""
@@ -102,16 +106,24 @@ class Mailboxes:
 
 
 class Loop:
-    """Calls whoever has asked for it when a socket can be read or written."""
+    """Calls whoever has asked for it when a socket can be read or written, or a time has come."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
+        self._later: list[tuple[float, int, Callable[[], None]]] = []
+        self._turn = count()  # so that two of one moment can be compared
 
     def run(self) -> None:
         """Serve for ever."""
         while True:
-            for key, _ in self._selector.select():
+            for key, _ in self._selector.select(self._seconds_to_wait()):
                 key.data()
+            while self._later and self._later[0][0] <= time.monotonic():
+                heapq.heappop(self._later)[2]()
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call it so many seconds from now."""
+        heapq.heappush(self._later, (time.monotonic() + seconds, next(self._turn), call))
 
     def watch(self, file: Any, ready: Callable[[], None], writing: bool = False) -> None:
         """From now on call ``ready`` when there is something to read, or also room to write."""
@@ -124,6 +136,9 @@ class Loop:
     def forget(self, file: Any) -> None:
         """Call nobody for it any more."""
         self._selector.unregister(file)
+
+    def _seconds_to_wait(self) -> float | None:
+        return max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
 
 
 class Connection:
@@ -374,15 +389,19 @@ class HttpConnection(Connection):
                 return
             request = bytes(self._received[:end])
             del self._received[:end]
-            self.send(self._answer(request, at))
+            self._answer(request, at)
 
-    def _answer(self, request: bytes, at: float) -> bytes:
+    def _answer(self, request: bytes, at: float) -> None:
         named = CONNECTION_ID.search(request) if request.startswith(SCAN) else None
         mailbox = int(named[1], 16) - 1 if named else -1
         if not 0 <= mailbox < len(self._mailboxes.messages):
-            return NOT_FOUND
+            self.send(NOT_FOUND)
+            return
         self._mailboxes.scanned(mailbox, at)
-        return OK
+        if seconds := self._mailboxes.scan_seconds:
+            self._loop.later(seconds, lambda: self.send(OK))
+        else:
+            self.send(OK)
 
 
 class LoadServer:
@@ -457,6 +476,11 @@ class LoadServer:
     def do_announce(self, mailboxes: list[int]) -> dict[str, Any]:
         """A mail in each of these mailboxes, in the same instant; how many were announced."""
         return {"announced": sum(map(self._mailboxes.arrive, mailboxes))}
+
+    def do_scans_take(self, seconds: float) -> dict[str, Any]:
+        """From now on the answer to each scan takes so long; 0: it is given at once."""
+        self._mailboxes.scan_seconds = seconds
+        return {}
 
     def do_latencies(self) -> dict[str, Any]:
         """The latencies in seconds since this was asked last."""

@@ -10,8 +10,12 @@ from conftest import programs_required
 from script_run import ScriptRun, left_behind
 from servers import postgres_binaries, server_folder
 
-SMALL = ("--systems", "rebreak", "--idle-seconds", "0.5", "--mails", "50", "--no-defaults")
+SMALL = (
+    "--systems", "rebreak", "--idle-seconds", "0.5", "--mails", "50", "--bursts", "2",
+    "--no-defaults",
+)  # fmt: skip
 MAILBOXES = 200
+ROUNDS_BEFORE_THE_LAST_SCAN = (MAILBOXES - 1) // 16  # 16 scans are under way at once
 
 
 class Run(ScriptRun):
@@ -44,8 +48,11 @@ def test_a_small_run_counts_every_session_and_every_scan(folder: Path) -> None:
     assert figures["problem"] == ""
     assert figures["sessions"] == MAILBOXES
     assert figures["steady_mails"] == 50
-    assert figures["burst_mails"] == MAILBOXES
-    assert figures["announced"] == 50 + MAILBOXES + 50
+    assert figures["burst_mails"] == 2 * MAILBOXES
+    assert len(figures["burst_p99s_ms"]) == 2
+    assert figures["slow_burst_mails"] == MAILBOXES
+    assert figures["slow_burst_max_ms"] >= ROUNDS_BEFORE_THE_LAST_SCAN * 200
+    assert figures["announced"] == 50 + 3 * MAILBOXES + 50
     assert figures["unscanned"] == 0
     assert figures["storm_broken"] == figures["storm_returned"] == MAILBOXES
     assert figures["storm_attempts"] >= MAILBOXES
