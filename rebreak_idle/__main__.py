@@ -58,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = load(values)
     except ConfigError as error:
         return _report(error, preflight)
+    process.set_up_memory()
     process.set_up_threads()
     process.set_up_garbage_collection()
     process.forbid_core_files()

@@ -7,10 +7,7 @@ our own leaves as what it is.
 from __future__ import annotations
 
 import ssl
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 
 from imapclient.exceptions import CapabilityError, IMAPClientError
 
@@ -25,12 +22,12 @@ from .network import describe
 from .refusals import Blame, classify_refusal
 from .responses import Kind, Line, read_line
 from .stream import Stream
+from .translated import Translated
 from .transport import Client, Transport
 from .uids import Snapshot
 
 # How long a session that is given up may take for DONE and LOGOUT together.
 LOGOUT_SECONDS = 3.0
-PACKAGE = str(Path(__file__).parent.parent)
 
 
 class Session:
@@ -253,22 +250,8 @@ class Session:
         text = self._redacted(data.decode("utf-8", "surrogateescape"))
         return text.encode("utf-8", "surrogateescape")
 
-    @contextmanager
-    def _translated(self, doing: str) -> Iterator[None]:
-        """What IMAPClient, imaplib, sockets and TLS raise at what a server sends is `SessionLost`.
-
-        An error that was raised by our own code is a fault of ours, and stays what it is.
-        """
-        try:
-            yield
-        except RebreakError:
-            raise
-        except (OSError, IMAPClientError) as error:
-            raise self._session_lost(error, doing) from error
-        except Exception as error:
-            if _is_ours(error):
-                raise
-            raise self._session_lost(error, doing) from error
+    def _translated(self, doing: str) -> Translated:
+        return Translated(self._session_lost, doing)
 
     def _session_lost(self, error: Exception, doing: str) -> SessionLost:
         text = f"{self._why(error)} ({doing})"
@@ -292,9 +275,3 @@ class Session:
         if bye := self._events.bye:
             return f"provider trouble: the server said BYE: {self._redacted(bye)}"
         return self._stream.close_reason
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether the innermost frame of the error is one of this package."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and frames[-1].filename.startswith(PACKAGE)

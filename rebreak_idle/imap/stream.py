@@ -43,6 +43,7 @@ class Stream:
         self, is_stopping: Callable[[], bool], timeout_seconds: float, resumption: Resumption
     ) -> None:
         self.sock: socket.socket | None = None
+        self._closed: socket.socket | None = None
         self.close_reason = ""
         """Why nothing more can be read, or empty."""
         self.answer_bytes = 0
@@ -212,12 +213,15 @@ class Stream:
                 socket.socket.shutdown(sock, how)
 
     def close(self) -> None:
-        """Close the connection, and let go of all that TLS keeps for it."""
+        """Close the connection. What TLS keeps for it is freed with the stream itself, by whichever
+        thread lets go of it.
+        """
         sock, self.sock = self.sock, None
         if isinstance(sock, ssl.SSLSocket) and sock.session_reused and not self._is_good:
             self._resumption.session = None
         if sock is not None:
-            sock.close()
+            self._closed = sock
+            socket.close(sock.detach())
 
     def _take(self, size: int) -> bytes:
         data = bytes(self._buffer[:size])

@@ -167,11 +167,11 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
     def _log(self, line: str) -> None:
         """imaplib keeps the last lines, LOGIN with its password among them; this does not."""
 
-    def in_phase(self, phase: Phase, action: Callable[[], Any]) -> Any:
+    def in_phase(self, phase: Phase, action: Callable[..., Any], *args: object) -> Any:
         """Do what reads the lines of that phase."""
         self._phase = phase
         try:
-            return action()
+            return action(*args)
         finally:
             self._phase = Phase.ANSWERS
 
@@ -209,7 +209,11 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         return b""
 
     def _announcement_at_hand(self) -> bytes:
-        """The next EXISTS or EXPUNGE of those received; the other lines are only taken in."""
+        """The next EXISTS or EXPUNGE of those received; the other lines are only taken in.
+
+        At the end of the stream it is as if nothing more had come: IMAPClient keeps the error that
+        imaplib raises there in a frame that the error holds, and with both the whole session.
+        """
         while raw := self.stream.line_at_hand():
             line = self._hear(raw)
             if line.kind is Kind.TAGGED:
@@ -217,9 +221,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
                 self.tagged_commands.pop(self._idle_tag, None)
             elif line.kind in (Kind.EXISTS, Kind.EXPUNGE):
                 return f"* {line.number} {line.kind.name}\r\n".encode()
-        if raw is None:
-            raise TimeoutError("no further line is at hand")
-        return b""
+        raise TimeoutError("no further line is at hand")
 
     def _hear(self, raw: bytes) -> Line:
         """Take in a line of an IDLE; what it is, TAGGED where it is IDLE's own answer."""
@@ -277,9 +279,7 @@ class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no 
         self.transport.forget_answers()
 
     def idle_check(self, timeout: float | None = None) -> Any:
-        return self.transport.in_phase(
-            Phase.IDLING, lambda: super(Client, self).idle_check(timeout)
-        )
+        return self.transport.in_phase(Phase.IDLING, super().idle_check, timeout)
 
     def idle_done(self) -> Any:
         return self.transport.in_phase(Phase.IDLE_ENDS, super().idle_done)
