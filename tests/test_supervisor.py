@@ -31,6 +31,7 @@ class Session:
     """A session that idles until it is aborted or told to stop; a test makes it misbehave."""
 
     offers_idle = True
+    rest_seconds = 0.0
 
     def __init__(self, mailbox: Mailbox, is_stopping: Callable[[], bool]) -> None:
         self.mailbox = mailbox

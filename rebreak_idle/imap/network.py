@@ -39,9 +39,14 @@ def describe_end(sock: socket.socket) -> str:
     return "the server closed the connection"
 
 
+def is_timeout(error: OSError) -> bool:
+    """Whether our own time-out passed; one of the system's has a number."""
+    return isinstance(error, TimeoutError) and error.errno is None
+
+
 def describe(error: OSError) -> str:
     """What an operating system or TLS error says, in few words."""
-    if isinstance(error, TimeoutError) and error.errno is None:  # a time-out of the socket's
+    if is_timeout(error):
         return "no answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate not accepted: {error.verify_message}"
