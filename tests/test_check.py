@@ -24,7 +24,8 @@ def test_all_is_well(
         "[idle/db] database: ok, 1 active connections",
         f"[idle/check@example.org] password opens, localhost:{port} reached over TLS, login ok,"
         " INBOX has 0 messages, IDLE offered",
-        "[idle/db] backend: reached (it answers 404 Not Found; no scan was sent)",
+        "[idle/db] backend: reached (it answers 404 Not Found to GET /api/mail/scan-internal,"
+        " which does not tell whether the scan endpoint is there; no scan was sent)",
         "[idle/db] check passed — database ok, 1 of 1 mailboxes ready, backend reached",
     ]
     assert backend.scans == []
