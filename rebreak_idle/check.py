@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from itertools import zip_longest
 
 from .errors import (
     DatabaseError,
@@ -149,7 +151,9 @@ class Check:
         ready, self._total = 0, len(mailboxes)
         show(f"0 of {self._total} …")
         with ThreadPoolExecutor(MAILBOXES_AT_ONCE, "check") as pool:
-            findings = [pool.submit(self._mailbox_is_well, mailbox) for mailbox in mailboxes]
+            findings = [
+                pool.submit(self._mailbox_is_well, mailbox) for mailbox in _in_turns(mailboxes)
+            ]
             for finding in as_completed(findings):
                 ready += finding.result()
                 self._tried += 1
@@ -210,3 +214,11 @@ class Check:
             return f"INBOX has {count} messages, {way}"
         finally:
             session.close()
+
+
+def _in_turns(mailboxes: list[Mailbox]) -> list[Mailbox]:
+    """One of each server, then the next of each: the many of a slow one do not go before others."""
+    by_server: defaultdict[tuple[str, int], list[Mailbox]] = defaultdict(list)
+    for mailbox in mailboxes:
+        by_server[mailbox.host.lower(), mailbox.port].append(mailbox)
+    return [mailbox for turn in zip_longest(*by_server.values()) for mailbox in turn if mailbox]

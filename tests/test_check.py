@@ -373,6 +373,26 @@ def test_a_dead_host_is_given_up(run: Run, database: Database, certificates: Cer
     assert "5 of 65 mailboxes ready" in lines[-1]
 
 
+def test_a_host_that_hangs_holds_up_no_other(
+    run: Run, database: Database, certificates: Certificates
+) -> None:
+    """However many mailboxes wait there, and although their rows come first."""
+    context = certificates.server_context()
+    with (
+        ScriptedImap(Mailbox(), tls_context=context) as hanging,
+        ScriptedImap(Mailbox(), tls_context=context) as well,
+    ):
+        hanging.on("greeting", lambda connection: connection.silence())
+        add_mailboxes(database, 60, hanging.port, "hanging-")
+        add_mailboxes(database, 5, well.port, "well-")
+        query = {"MAIL_CONNECTIONS_QUERY": ANY_LOGIN}
+        with run("check", IMAP_TIMEOUT_SECONDS=60, **query) as daemon:
+            for number in range(5):
+                daemon.wait_line(f"[idle/well-{number}@example.org] password opens")
+            assert "[idle/hanging-" not in daemon.text
+            assert daemon.stop() == 1
+
+
 def test_a_host_that_answers_the_probe_is_not_given_up(
     run: Run, database: Database, certificates: Certificates
 ) -> None:
