@@ -22,10 +22,11 @@ from .. import __version__
 from ..config import Config
 from ..errors import BackendUnavailable, ScanFailed
 from ..mailbox import Mailbox
-from .answer import Answer, ScanResult, read_result
+from .answer import SECRET_REFUSED, Answer, ScanResult, raise_unless_reached, read_result
 from .connections import Adapter, Exchange, UnderWay, error_chain, innermost_error
 
 PATH = "/api/mail/scan-internal"
+METHOD_NOT_ALLOWED = 405
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_ERROR_CHARACTERS = 200
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -48,10 +49,7 @@ class ScanClient:
     def __init__(self, config: Config) -> None:
         self._url = config.backend_url
         self._timeout_seconds = config.scan_timeout_seconds
-        self._headers = {
-            config.admin_secret_header: config.admin_secret,
-            "content-type": "application/json",
-        }
+        self._secret = {config.admin_secret_header: config.admin_secret}
         self._under_way = UnderWay()
         self._session = _Session()
         self._session.trust_env = False  # no proxies, no .netrc
@@ -71,17 +69,32 @@ class ScanClient:
             ScanFailed: the backend did not answer 2xx; the scan is still owed.
         """
         body = {"connectionId": mailbox.id, "userId": mailbox.user_id, "reason": reason}
-        request = requests.Request("POST", self._url + PATH, self._headers, data=json.dumps(body))
+        headers = {**self._secret, "content-type": "application/json"}
+        request = requests.Request("POST", self._url + PATH, headers, data=json.dumps(body))
         return read_result(self._answer(request))
 
     def reach(self) -> str:
-        """Ask for the backend's front page, without the secret; returns its status line.
+        """Ask for the scan endpoint in a way that makes no scan; returns what came of it.
+
+        By GET: it names no mailbox, and by its meaning changes nothing (RFC 9110, section 9.2.1). A
+        POST is what the endpoint takes for a scan, and OPTIONS is often answered by what stands
+        before it (CORS). The secret goes out only where a request without it is refused.
 
         Raises:
-            ScanFailed: nothing answers there.
+            ScanFailed: nothing answers, or a scan request would fare no better.
         """
-        answer = self._answer(requests.Request("GET", self._url))
-        return f"{answer.status} {answer.reason}"
+        url = self._url + PATH
+        answer = self._answer(requests.Request("GET", url))
+        is_guarded = answer.status in SECRET_REFUSED
+        if is_guarded:
+            answer = self._answer(requests.Request("GET", url, self._secret))
+        raise_unless_reached(answer)
+        said = f"{answer.status} {answer.reason} to GET {PATH}"
+        if is_guarded:
+            return f"{said} with ADMIN_SECRET, and refuses it without"
+        if answer.status == METHOD_NOT_ALLOWED:
+            return said
+        return f"{said}, which does not tell whether the scan endpoint is there"
 
     def abort_overdue(self) -> None:
         """End the requests whose time is over: time-outs of sockets do not see a slow drip."""
