@@ -6,6 +6,8 @@ import json
 import socket
 import ssl
 import time
+from collections.abc import Callable
+from functools import cached_property
 from http.client import IncompleteRead
 from http.cookiejar import DefaultCookiePolicy
 
@@ -69,9 +71,21 @@ class ScanClient:
             ScanFailed: the backend did not answer 2xx; the scan is still owed.
         """
         body = {"connectionId": mailbox.id, "userId": mailbox.user_id, "reason": reason}
+        return read_result(self._answer(lambda: self._scan_request(json.dumps(body))))
+
+    @cached_property
+    def _scan_of_nobody(self) -> requests.PreparedRequest:
         headers = {**self._secret, "content-type": "application/json"}
-        request = requests.Request("POST", self._url + PATH, headers, data=json.dumps(body))
-        return read_result(self._answer(request))
+        return self._prepare("POST", headers)
+
+    def _scan_request(self, body: str) -> requests.PreparedRequest:
+        """Prepared once but for its body: a quarter of the time that a scan takes here."""
+        request = self._scan_of_nobody.copy()
+        request.prepare_body(body, None)
+        return request
+
+    def _prepare(self, method: str, headers: dict[str, str]) -> requests.PreparedRequest:
+        return self._session.prepare_request(requests.Request(method, self._url + PATH, headers))
 
     def reach(self) -> str:
         """Ask for the scan endpoint in a way that makes no scan; returns what came of it.
@@ -83,11 +97,10 @@ class ScanClient:
         Raises:
             ScanFailed: nothing answers, or a scan request would fare no better.
         """
-        url = self._url + PATH
-        answer = self._answer(requests.Request("GET", url))
+        answer = self._answer(lambda: self._prepare("GET", {}))
         is_guarded = answer.status in SECRET_REFUSED
         if is_guarded:
-            answer = self._answer(requests.Request("GET", url, self._secret))
+            answer = self._answer(lambda: self._prepare("GET", self._secret))
         raise_unless_reached(answer)
         said = f"{answer.status} {answer.reason} to GET {PATH}"
         if is_guarded:
@@ -107,7 +120,7 @@ class ScanClient:
     def close(self) -> None:
         self._session.close()
 
-    def _answer(self, request: requests.Request) -> Answer:
+    def _answer(self, prepare: Callable[[], requests.PreparedRequest]) -> Answer:
         """What the backend answers.
 
         Raises:
@@ -115,8 +128,7 @@ class ScanClient:
         """
         with self._under_way.exchange(self._timeout_seconds) as exchange:
             try:
-                prepared = self._session.prepare_request(request)
-                answer = self._send_or_resend(prepared, exchange)
+                answer = self._send_or_resend(prepare(), exchange)
                 exchange.raise_if_aborted()  # its end may look like the end of the answer
                 return answer
             except (requests.RequestException, HTTPError, OSError) as error:
