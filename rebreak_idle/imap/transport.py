@@ -33,6 +33,8 @@ PRIVATE_NAMES = {
     "IMAP4._log": "overridden: it would keep LOGIN with its password",
     "IMAP4.tagged_commands": "forget an IDLE that the server ended by itself",
     "IMAP4._tls_established": "told that STARTTLS is done",
+    "IMAP4.tagpre": "with tagnum, the tag of the last command",
+    "IMAP4.tagnum": "with tagpre, the tag of the last command",
     "IMAP4.mo": "let go of the last match, which holds two kilobytes",
     "IMAPClient._imap": "the transport",
     "IMAPClient._create_IMAP4": "overridden: makes the transport",
@@ -141,6 +143,12 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
     def send_id(self, fields: str) -> None:
         """Send ID (RFC 2971) and do not wait: its answer is read with the next command's."""
         self._command("ID", fields)
+
+    @property
+    def last_tag(self) -> bytes:
+        """The tag of the last command."""
+        tag: bytes = self.tagpre + str(self.tagnum - 1).encode()
+        return tag
 
     def send(self, data: bytes) -> None:
         if self._phase is Phase.IDLE_BEGINS:
