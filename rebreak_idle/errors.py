@@ -35,7 +35,15 @@ class MailboxUnusable(RebreakError):
 
 
 class LoginRefused(RebreakError):
-    """The server refused the credentials: park the mailbox, a person must act."""
+    """The server refused the login: park the mailbox, a person must act.
+
+    ``is_clear``: its words are known to be about the account. Where they are not, and where the
+    password has worked before, it is tried again a few times first.
+    """
+
+    def __init__(self, text: str, *, is_clear: bool = True) -> None:
+        super().__init__(text)
+        self.is_clear = is_clear
 
 
 class SessionLost(RebreakError):

@@ -28,8 +28,8 @@ class Inbox:
         self._renewal = Renewal(config.idle_renew_seconds)
         self._polling_notes = RepeatFilter(clock)
         self._unreadable = RepeatFilter(clock)
-        self._mute = RepeatFilter(clock)
         self._short_idles = 0
+        self._was_told_late = False
 
     @property
     def renew_seconds(self) -> float:
@@ -60,8 +60,10 @@ class Inbox:
 
     def _hear_exists(self, in_idle: bool) -> None:
         self._logger.info("exists-event received (new mail)")
-        if in_idle and self._renewal.announced():
-            self._mute.forget()
+        if not in_idle:
+            return
+        self._was_told_late = False
+        if self._renewal.announced():
             self._logger.info(
                 "the server announces mail again: idle is renewed every %s as usual",
                 interval_text(self.renew_seconds),
@@ -71,14 +73,25 @@ class Inbox:
         """Take in what EXAMINE showed; anything but `Finding.NOTHING` means that a scan is owed."""
         return self._uids.examined(snapshot)
 
+    def mail_was_told_late(self) -> None:
+        """The server told of mail only as IDLE was ended: once may be chance, twice is a habit."""
+        if self._was_told_late:
+            self.mail_was_not_announced()
+            return
+        self._was_told_late = True
+        self._renewal.unannounced()
+        self._logger.info(
+            "the server told of mail only as idle was ended: idle is now renewed every %s",
+            interval_text(self.renew_seconds),
+        )
+
     def mail_was_not_announced(self) -> None:
         """A whole IDLE went by without a word of mail that came: it is renewed sooner now."""
         self._renewal.unannounced()
-        every = interval_text(self.renew_seconds)
-        if self._mute.should_log(every):
-            self._logger.warning(
-                "the server did not announce mail that came: idle is now renewed every %s", every
-            )
+        self._logger.warning(
+            "the server did not announce mail that came: idle is now renewed every %s",
+            interval_text(self.renew_seconds),
+        )
 
     def pause_after_idle(self, renewed: bool, lasted_seconds: float) -> float:
         """How long to wait after an IDLE that was ``renewed``, or that the server ended by itself:

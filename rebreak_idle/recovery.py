@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +16,18 @@ from .errors import (
     PasswordUnreadable,
     RebreakError,
 )
-from .limits import Backoff, interval_text, seconds_text
+from .limits import JITTER, Backoff, interval_text, seconds_text
 from .log import Logger, RepeatFilter, sanitize
+from .status import State
 
 # A session that held this long counts as having worked.
 WORKED_SECONDS = 60.0
+# A login that was refused, and may work again by itself, is tried again so many times first:
+# providers refuse good passwords for minutes.
+REFUSED_RETRY_SECONDS = (60.0, 300.0)
 AUTH_RETRY_MAX_SECONDS = 6 * 3600.0
-EXACT_ALWAYS = 2**31
+# Before a wait that long the reason is said each time: it is what somebody finds in the log.
+LONG_WAIT_SECONDS = 60.0
 # Long enough to stand for ever, short enough for any clock.
 UNTIL_STOPPED_SECONDS = 366 * 86400.0
 
@@ -33,6 +39,8 @@ class Remedy(Enum):
     HOST = auto()
     """As RECONNECT, unless the host is down for all its mailboxes."""
     CREDENTIALS = auto()
+    UNCLEAR_REFUSAL = auto()
+    """As CREDENTIALS, but nobody knows what the server means."""
     ROW = auto()
 
 
@@ -49,8 +57,10 @@ class Ending:
         match error:
             case PasswordUnreadable() | MailboxUnusable():
                 return cls(str(error), Remedy.ROW)
-            case LoginRefused():
+            case LoginRefused(is_clear=True):
                 return cls(str(error), Remedy.CREDENTIALS)
+            case LoginRefused():
+                return cls(str(error), Remedy.UNCLEAR_REFUSAL)
             case HostUnreachable():
                 return cls(str(error), Remedy.HOST)
             case _:
@@ -58,14 +68,27 @@ class Ending:
 
 
 class Recovery:
-    """Counts one mailbox's attempts and refusals. Used by its own thread."""
+    """Counts one mailbox's attempts and refusals. Used by its own thread.
 
-    def __init__(self, config: Config, logger: Logger, clock: Callable[[], float]) -> None:
+    ``good_logins`` are those that worked in this process's life, shared by all mailboxes.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        logger: Logger,
+        clock: Callable[[], float],
+        good_logins: set[int],
+    ) -> None:
         self.troubles = RepeatFilter(clock)
         self._config = config
         self._logger = logger
+        self._good_logins = good_logins
+        self._random = random.random
+        self._login = 0
         self._attempt = 0
         self._refusals = 0
+        self._times_parked = 0
 
     def begin_attempt(self) -> None:
         """A connection is attempted now."""
@@ -75,42 +98,100 @@ class Recovery:
         """It was the host's failure, not one of this mailbox."""
         self._attempt -= 1
 
-    def logged_in(self) -> None:
-        """The server took the credentials; the next trouble is news."""
-        self._refusals = 0
-        self.troubles.forget()
+    def begin_login(self, *login: object) -> None:
+        """Where, as whom and with which password; of that only a hash is kept."""
+        self._login = hash(login)
 
-    def back_off(self, why: str, lasted_seconds: float) -> float:
-        """The session broke after so many seconds; returns the wait before the next."""
+    def logged_in(self) -> None:
+        """The server took the credentials."""
+        self._good_logins.add(self._login)
+        self._refusals = self._times_parked = 0
+
+    def next_try(self, ending: Ending, lasted_seconds: float) -> tuple[State, float]:
+        """What follows a session that ended after so many seconds: the state, and the wait."""
         if lasted_seconds >= WORKED_SECONDS:
             self._attempt = 1
-        config = self._config
-        waits = Backoff(
-            config.reconnect_initial_seconds, config.reconnect_max_seconds, random.random
-        )
-        wait = waits.wait_seconds(self._attempt)
-        if self.troubles.should_log(why):
-            self._logger.warning("%s", sanitize(why))
-        self._logger.info("reconnecting in %s (attempt %d)", seconds_text(wait), self._attempt + 1)
-        return wait
+            self.troubles.forget()
+        match ending.remedy:
+            case Remedy.RECONNECT | Remedy.HOST:
+                return State.BACKING_OFF, self._back_off(ending.text)
+            case Remedy.ROW:
+                return State.PARKED, self._park_until_changed(ending.text)
+        self._refusals += 1
+        if self._may_pass(ending):
+            return State.BACKING_OFF, self._try_refused_again(ending)
+        return State.PARKED, self._park_refused(ending.text)
 
-    def park(self, ending: Ending) -> float:
-        """A person must act; returns the wait before the next attempt."""
+    def _back_off(self, why: str) -> float:
+        config = self._config
+        first, longest = config.reconnect_initial_seconds, config.reconnect_max_seconds
+        wait = Backoff(first, longest, self._random).wait_seconds(self._attempt)
+        if self._is_to_be_said(why, wait):
+            self._logger.warning("%s", sanitize(why))
+        return self._reconnect(wait, self._attempt)
+
+    def _may_pass(self, ending: Ending) -> bool:
+        worked = self._login in self._good_logins
+        in_doubt = worked or ending.remedy is Remedy.UNCLEAR_REFUSAL
+        tries_left = self._refusals <= len(REFUSED_RETRY_SECONDS) and not self._times_parked
+        return in_doubt and tries_left
+
+    def _try_refused_again(self, ending: Ending) -> float:
+        wait = REFUSED_RETRY_SECONDS[self._refusals - 1]
+        wait = Backoff(wait, wait, self._random).wait_seconds(self._refusals)
+        if self._is_to_be_said(ending.text, wait):
+            worked = self._login in self._good_logins
+            self._logger.warning(
+                "%s — %s: refusal %d of %d in a row, parked at the last",
+                sanitize(ending.text),
+                "the password has worked before" if worked else "nobody knows these words",
+                self._refusals,
+                len(REFUSED_RETRY_SECONDS) + 1,
+            )
+        return self._reconnect(wait, self._refusals)
+
+    def _reconnect(self, wait: float, failures: int) -> float:
+        """Say when; the wait is spread over the second that the line names, but for the first one:
+        mailboxes of one host that failed together must not return in step.
+        """
+        self._logger.info("reconnecting in %s (attempt %d)", seconds_text(wait), self._attempt + 1)
+        return wait - self._random() * min(1.0, JITTER * wait) if failures > 1 else wait
+
+    def _park_until_changed(self, why: str) -> float:
         self._attempt = 0
-        wait, who, next_try = UNTIL_STOPPED_SECONDS, "the operator", "the row changes"
-        if ending.remedy is Remedy.CREDENTIALS:
-            wait = self._wait_after_refusal()
-            who = "the user"
-            next_try += f", or in {interval_text(wait)}"
-        if self.troubles.should_log(ending.text):
+        if self._is_to_be_said(why, UNTIL_STOPPED_SECONDS):
             self._logger.error(
-                "%s (%s must act) — parked: next try when %s", sanitize(ending.text), who, next_try
+                "%s (the operator must act) — parked: next try when the row changes", sanitize(why)
+            )
+        return UNTIL_STOPPED_SECONDS
+
+    def _park_refused(self, why: str) -> float:
+        self._attempt = 0
+        self._times_parked += 1
+        wait = self._wait_while_parked()
+        if self._is_to_be_said(why, wait):
+            self._logger.error(
+                "%s (the user must act) — parked: next try when the row changes, or in %s",
+                sanitize(why),
+                _rounded_text(wait),
             )
         return wait
 
-    def _wait_after_refusal(self) -> float:
-        self._refusals += 1
+    def _wait_while_parked(self) -> float:
+        """Jitter makes it longer, not shorter: a login tried too often locks the account."""
         first = self._config.auth_retry_seconds
         longest = max(first, AUTH_RETRY_MAX_SECONDS)
-        waits = Backoff(first, longest, random.random, exact=EXACT_ALWAYS)
-        return waits.wait_seconds(self._refusals)
+        if self._times_parked == 1:
+            return first
+        wait = min(first * 2.0 ** min(self._times_parked - 1, 64), longest / (1 + JITTER))
+        return wait * (1 + JITTER * self._random())
+
+    def _is_to_be_said(self, why: str, wait: float) -> bool:
+        return self.troubles.should_log(why) or wait >= LONG_WAIT_SECONDS
+
+
+def _rounded_text(seconds: float) -> str:
+    """An interval, to the minute where it is no whole number of seconds."""
+    if seconds.is_integer() or seconds < 60:
+        return interval_text(round(seconds, 2))
+    return interval_text(math.ceil(seconds / 60) * 60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from .config import Config
@@ -60,6 +60,8 @@ class Services:
     clock: Callable[[], float]
     """`time.monotonic`"""
     make_event: Callable[[], threading.Event] = threading.Event
+    good_logins: set[int] = field(default_factory=set)
+    """Hashes of the logins that worked since the program began: see `recovery.Recovery`."""
 
     def forget_all_but(self, mailboxes: list[Mailbox]) -> None:
         """Let go of what is kept of servers that none of these mailboxes leads to."""

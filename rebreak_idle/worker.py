@@ -52,7 +52,9 @@ class IdleWorker(threading.Thread):
             services.scans, services.clock, services.unexpected_errors
         )
         self.scanner.serve(mailbox, self._logger, self._woken.set)
-        self._recovery = Recovery(services.config, self._logger, services.clock)
+        self._recovery = Recovery(
+            services.config, self._logger, services.clock, services.good_logins
+        )
         self._inbox = Inbox(services.config, self._logger, services.clock)
         self._opened_at = math.inf
         self._pool = PooledTask(services, self._progress, self._woken.set, self._wait)
@@ -88,7 +90,9 @@ class IdleWorker(threading.Thread):
     def status(self) -> Status:
         """How it is doing."""
         scanner = self.scanner
-        trouble = self._recovery.troubles.last or scanner.troubles.last
+        trouble = scanner.troubles.last
+        if self._opened_at == math.inf:  # there is no session
+            trouble = self._recovery.troubles.last or trouble
         status = self._progress.status(scanner.owed, scanner.next_try_at, trouble)
         if status.state is State.SCANNING and not scanner.in_line:
             return replace(status, state=State.IDLING)  # as it will be in a moment
@@ -122,7 +126,6 @@ class IdleWorker(threading.Thread):
     def _run_session(self) -> Ending:
         """A session from connect to end; what ended it."""
         self._recovery.begin_attempt()
-        self._opened_at = math.inf
         try:
             self._watch(self._connect())
         except Interrupted:
@@ -136,16 +139,13 @@ class IdleWorker(threading.Thread):
             self._close()
 
     def _recover(self, ending: Ending) -> None:
+        lasted_seconds, self._opened_at = self._clock() - self._opened_at, math.inf
         if ending.remedy is Remedy.HOST and self._host.is_down:
             self._recovery.take_back_attempt()  # the next one waits in the host's line
             self._progress.change_state(State.BACKING_OFF)
             return
-        if ending.remedy in (Remedy.RECONNECT, Remedy.HOST):
-            wait = self._recovery.back_off(ending.text, self._clock() - self._opened_at)
-            self._progress.change_state(State.BACKING_OFF)
-        else:
-            wait = self._recovery.park(ending)
-            self._progress.change_state(State.PARKED)
+        state, wait = self._recovery.next_try(ending, lasted_seconds)
+        self._progress.change_state(state)
         self._progress.expect_try(wait)
         self._pause(wait)
 
@@ -155,6 +155,7 @@ class IdleWorker(threading.Thread):
         if mailbox.problem:
             raise MailboxUnusable(f"the row cannot be used: {mailbox.problem}")
         password = self._pool.run(lambda: self._services.decrypt(mailbox.stored_password))
+        self._recovery.begin_login(mailbox.host.lower(), mailbox.port, mailbox.username, password)
         with self._host.connecting(mailbox.id, self._woken.set, self._wait):
             session = self._pool.run(lambda: self._open(password))
         self._recovery.logged_in()
@@ -216,8 +217,10 @@ class IdleWorker(threading.Thread):
         self._progress.expect(COMMANDS_IN_A_ROW * self._services.config.imap_timeout_seconds)
         told_late = self._hear(session.end_idle(), in_idle=not renewed)
         finding, idling = self._examine_and_idle(session)
-        if renewed and (finding is Finding.UNANNOUNCED or told_late == EXISTS):
+        if renewed and finding is Finding.UNANNOUNCED:
             self._inbox.mail_was_not_announced()
+        elif renewed and told_late == EXISTS:
+            self._inbox.mail_was_told_late()
         return idling
 
     def _listen(self, session: SessionLike, until: float) -> None:

@@ -606,6 +606,9 @@ class Connection(Wire):
             self.answer(b"BAD LOGIN takes a user name and a password")
 
     def _authenticate(self) -> None:
+        if self.arguments[:1] == [b"LOGIN"]:
+            self._check_password(self._ask(b"Username:"), self._ask(b"Password:"))
+            return
         if not self.arguments or self.arguments[0].upper() != b"PLAIN":
             self.answer(b"NO [CANNOT] Unsupported mechanism")
             return
@@ -618,6 +621,10 @@ class Connection(Wire):
             self.answer(b"BAD Invalid or cancelled response")
         else:
             self._check_password(login, password)
+
+    def _ask(self, prompt: bytes) -> bytes:
+        self.send(b"+ " + base64.b64encode(prompt) + b"\r\n")
+        return base64.b64decode(self._read_line())
 
     def _check_password(self, login: bytes, password: bytes) -> None:
         self.login = login.decode("utf-8", "replace")

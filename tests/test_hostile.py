@@ -24,6 +24,8 @@ from scripted_imap import Action, Connection, Mailbox, ScriptedImap
 from servers import Certificates, Database, Dovecot
 from waiting import wait_for
 
+from rebreak_idle.imap.credentials import forms as forms_over_the_line
+
 EVIL, WELL = "evil@example.org", "well@example.org"
 ALL_COLUMNS = "SELECT * FROM mail_connections WHERE is_active"
 PROMPT_SECONDS = 10.0
@@ -615,6 +617,22 @@ def test_secrets_that_a_server_says_back_are_not_logged(
         daemon.signal(signal.SIGUSR1)
         daemon.wait_line("[idle/db] states")
         assert_no_canary(daemon, EVIL)
+
+
+@pytest.mark.parametrize("password", ["secret", "canary-1", "pässwörd", 'a"\\bc', "four"])
+def test_no_base64_shows_the_password(password: str) -> None:
+    """Whatever stands before and behind it in what a server says back, and without padding."""
+    for before in (b"", b"\0user@x\0", b"user\0", b"a", b"ab", b"abc"):
+        for behind in (b"", b"1", b"12", b"123"):
+            said_back = base64.b64encode(before + password.encode() + behind).decode()
+            for text in (said_back, said_back.rstrip("=")):
+                redacted = text
+                for form in forms_over_the_line("user@x", password):
+                    redacted = redacted.replace(form, "***")
+                assert "***" in redacted
+                left = len(redacted.replace("***", "").rstrip("="))
+                around = len(base64.b64encode(before)) + len(base64.b64encode(behind))
+                assert left <= around + 2  # characters that it shares with its neighbours
 
 
 def test_secrets_that_a_greeting_says_back_are_not_logged(

@@ -187,6 +187,9 @@ def test_a_server_that_tells_only_at_done_is_renewed_sooner(
         wait_scans(backend, 1)
         server.wait_for_idling()
         mailbox.arrive()
+        watched.wait_line("the server told of mail only as idle was ended")
+        assert_promise(mailbox, backend)
+        mailbox.arrive()
         watched.wait_line(MUTE)
         assert_promise(mailbox, backend)
         assert "announces mail again" not in watched.text

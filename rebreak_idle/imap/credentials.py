@@ -6,12 +6,32 @@ import base64
 
 from ..errors import MailboxUnusable
 
+# Fewer could be part of any ordinary word.
+MIN_BASE64_CHARACTERS = 4
+
 
 def forms(username: str, password: str) -> tuple[str, ...]:
-    """The password in the forms in which it goes over the line, the longest first."""
-    sasl = base64.b64encode(f"\0{username}\0{password}".encode()).decode()
-    alone = base64.b64encode(password.encode()).decode()
-    return tuple(form for form in (sasl, alone, _escaped(password), password) if form)
+    """The password in the forms in which it goes over the line, the longest first.
+
+    Base64 of it looks different at each of three offsets, so that it is found behind any prefix.
+    """
+    sasl = _base64(f"\0{username}\0{password}".encode())
+    alone = _base64(password.encode())
+    within = {_base64_within(password.encode(), offset) for offset in range(3)}
+    found = {sasl, alone, _escaped(password), password}
+    found |= {text for text in within if len(text) >= MIN_BASE64_CHARACTERS}
+    return tuple(sorted(found - {""}, key=len, reverse=True))
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _base64_within(data: bytes, offset: int) -> str:
+    """The characters of base64 that ``data`` alone decides, ``offset`` bytes after a boundary."""
+    text = _base64(b"\0" * offset + data)
+    end = (offset + len(data)) * 8 // 6
+    return text[-(-offset * 8 // 6) : end]
 
 
 def quoted(text: str) -> bytes:

@@ -6,20 +6,22 @@ our own leaves as what it is.
 
 from __future__ import annotations
 
+import re
 import ssl
 from contextlib import suppress
 
 from imapclient.exceptions import CapabilityError, IMAPClientError
 
 from .. import __version__
-from ..errors import HostUnreachable, LoginRefused, RebreakError, SessionLost
+from ..errors import HostUnreachable, RebreakError, SessionLost
 from ..mailbox import Mailbox
 from .addresses import resolve
 from .credentials import forms, refuse_control_characters
 from .events import IdleEvents
+from .examine import examine
+from .login import log_in
 from .network import describe, is_timeout
 from .pace import Pace
-from .refusals import Blame, classify_refusal
 from .responses import Kind, Line, read_line
 from .stream import Stream
 from .translated import Translated
@@ -28,6 +30,8 @@ from .uids import Snapshot
 
 # How long a session that is given up may take for DONE and LOGOUT together.
 LOGOUT_SECONDS = 3.0
+# imaplib's tags begin with four letters at random: the same trouble must read the same.
+_TAG = re.compile(r"\A[A-P]{4}[0-9]+ (?=OK|NO|BAD)")
 
 
 class Session:
@@ -58,7 +62,7 @@ class Session:
         """Connect, secure the connection and log in.
 
         Raises:
-            LoginRefused: the server answered NO to the credentials.
+            LoginRefused: the server refused the login.
             MailboxUnusable: user name or password cannot be sent at all.
         """
         username = self._mailbox.username
@@ -85,7 +89,7 @@ class Session:
         refuse_control_characters(username, password)
         self._secrets = forms(username, password)
         with self._translated("logging in"):
-            self._login(username, password)
+            log_in(self._client, username, password, self._redacted)
             self._send_id()
             self._stream.keep_tls_session()
         self._logged_in = True
@@ -99,7 +103,7 @@ class Session:
     def examine(self) -> Snapshot:
         """EXAMINE INBOX (read-only, RFC 9051, section 6.3.3)."""
         with self._translated("examining INBOX"):
-            return self._client.transport.examine("INBOX")
+            return examine(self._client.transport, "INBOX")
 
     def start_idle(self) -> bool:
         """IDLE (RFC 2177); False when the server answers NO or BAD to it.
@@ -201,31 +205,6 @@ class Session:
                     "fix imap_port or imap_security in the row"
                 ) from error
 
-    def _login(self, username: str, password: str) -> None:
-        """LOGIN takes one round trip, AUTHENTICATE PLAIN two; the latter for what LOGIN cannot."""
-        offered = self._client.transport.capabilities
-        plain = "AUTH=PLAIN" in offered
-        if "LOGINDISABLED" in offered and not plain:
-            raise LoginRefused("the server takes neither LOGIN nor AUTHENTICATE PLAIN here")
-        try:
-            if plain and ("LOGINDISABLED" in offered or not (username + password).isascii()):
-                self._client.plain_login(username, password)
-            else:
-                self._client.login(username, password)
-        except IMAPClientError as error:
-            self._raise_refusal(error)
-            raise
-
-    def _raise_refusal(self, error: Exception) -> None:
-        """Turn the server's NO into what it means; anything else is a broken session."""
-        words = self._events.last.decode("utf-8", "replace").split(None, 2)
-        if len(words) < 2 or words[1].upper() != "NO":
-            return
-        text = self._redacted(words[2]).strip() if len(words) > 2 else "without a reason"
-        if classify_refusal(text) is Blame.USER:
-            raise LoginRefused(f"the server refused the login: {text}") from error
-        raise SessionLost(f"provider trouble: the server refuses for now: {text}") from error
-
     def _send_id(self) -> None:
         """Say who we are where the server wants to know (RFC 2971)."""
         if self._client.has_capability("ID"):
@@ -259,11 +238,8 @@ class Session:
             is_alive = is_timeout(error) and self._stream.answer_bytes
             hint = ", though it sends signs of life: raise IMAP_TIMEOUT_SECONDS" if is_alive else ""
             return f"network trouble: {describe(error)}{hint}"
-        last = self._events.last
-        if read_line(last.rstrip()).kind is Kind.TAGGED:
-            last = last.split(None, 1)[1]  # our own tag tells nobody anything
-        said = self._redacted(last.decode("utf-8", "replace")).strip()
-        if said:
+        if said := self._redacted(self._events.last.decode("utf-8", "replace")).strip():
+            said = _TAG.sub("", said)
             return f"provider trouble: the server answered {said!a}"
         return f"provider trouble: the server's answer made no sense ({error.__class__.__name__})"
 

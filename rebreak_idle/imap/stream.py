@@ -277,8 +277,7 @@ class Stream:
             if size > limit:
                 self.limit_exceeded(f"the server sent more than {limit} bytes in one answer")
         if self._answer_reads > MAX_ANSWER_READS:
-            pieces = f"more than {MAX_ANSWER_READS} pieces"
-            self.limit_exceeded(f"the server sent one answer in {pieces}")
+            self.limit_exceeded(f"one answer came in more than {MAX_ANSWER_READS} pieces")
 
     def _set_timeout(self, sock: socket.socket) -> None:
         """Bound the socket's next wait by the deadline.

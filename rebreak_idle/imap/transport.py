@@ -15,12 +15,11 @@ import imapclient
 from imapclient.tls import IMAP4_TLS
 
 from .addresses import Address
-from .answers import in_plain_form, is_unwanted, last_number, status_numbers
+from .answers import in_plain_form, is_unwanted
 from .credentials import quoted
 from .events import MAX_EVENTS, IdleEvents, Phase
 from .responses import Kind, Line, read_line
 from .stream import Stream
-from .uids import Snapshot
 
 QUOTED_BYTES = 2000
 LONGEST_POLL_SECONDS = 86400.0  # where IMAPClient would wait for ever
@@ -34,6 +33,8 @@ PRIVATE_NAMES = {
     "IMAP4._log": "overridden: it would keep LOGIN with its password",
     "IMAP4.tagged_commands": "forget an IDLE that the server ended by itself",
     "IMAP4._tls_established": "told that STARTTLS is done",
+    "IMAP4.tagpre": "with tagnum, the tag of the last command",
+    "IMAP4.tagnum": "with tagpre, the tag of the last command",
     "IMAP4.mo": "let go of the last match, which holds two kilobytes",
     "IMAPClient._imap": "the transport",
     "IMAPClient._create_IMAP4": "overridden: makes the transport",
@@ -114,36 +115,11 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         if "capabilities" not in vars(self):
             self._get_capabilities()
 
-    def examine(self, mailbox: str) -> Snapshot:
-        """EXAMINE; where it tells no UIDNEXT or UIDVALIDITY, STATUS is asked (RFC 9051, 6.3.11).
-
-        With more than one EXISTS, news is mixed with the answer, and UIDNEXT counts as not told.
-        """
-        typ, data = self.select(mailbox, readonly=True)
-        if typ != "OK":
-            raise self.error(f"EXAMINE refused: {data!r}")
-        uidnext, uidvalidity = self._last_number("UIDNEXT"), self._last_number("UIDVALIDITY")
-        if not (uidnext and uidvalidity):
-            told = status_numbers(self._if_known(self.status, mailbox, "(UIDNEXT UIDVALIDITY)"))
-            uidnext, uidvalidity = uidnext or told[0], uidvalidity or told[1]
-        exists = self.untagged_responses.get("EXISTS", [])
-        return Snapshot(
-            exists=self._last_number("EXISTS") or 0,
-            uidnext=uidnext if len(exists) == 1 else None,
-            uidvalidity=uidvalidity,
-        )
-
-    def _last_number(self, name: str) -> int | None:
-        try:
-            return last_number(self.untagged_responses.get(name, []))
-        except (TypeError, ValueError) as error:
-            raise self.error(f"{name} without a number") from error
-
     def send_id(self, fields: str) -> None:
         """ID (RFC 2971)."""
-        self._if_known(self._simple_command, "ID", fields)
+        self.if_known(self._simple_command, "ID", fields)
 
-    def _if_known(self, command: Callable[..., Any], *args: str) -> object:
+    def if_known(self, command: Callable[..., Any], *args: str) -> object:
         """What a command answers that a server need not know; None where it refuses it."""
         try:
             return command(*args)[1]
@@ -151,6 +127,12 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
             raise
         except self.error:
             return None
+
+    @property
+    def last_tag(self) -> bytes:
+        """The tag of the last command."""
+        tag: bytes = self.tagpre + str(self.tagnum - 1).encode()
+        return tag
 
     def send(self, data: bytes) -> None:
         if self._phase is Phase.IDLE_BEGINS:
