@@ -18,6 +18,7 @@ from .addresses import resolve
 from .credentials import forms, refuse_control_characters
 from .events import IdleEvents
 from .flood import Flood
+from .greeting import greeting_of
 from .network import describe
 from .refusals import Blame, classify_refusal
 from .responses import Kind, Line, read_line
@@ -196,7 +197,8 @@ class Session:
                 mailbox.host, addresses, self._stream, self._events, self._context, tls
             )
 
-        self._client = Client(mailbox.host, tls, transport)
+        with greeting_of(mailbox, self._redacted):
+            self._client = Client(mailbox.host, tls, transport)
         if self._client.transport.state != "NONAUTH":
             raise SessionLost(
                 "the server greets as logged in already (PREAUTH), which is not trusted"

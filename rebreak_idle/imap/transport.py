@@ -19,6 +19,7 @@ from imapclient.tls import IMAP4_TLS
 from .addresses import Address
 from .credentials import quoted
 from .events import MAX_EVENTS, IdleEvents
+from .greeting import refuse_other_protocols
 from .responses import Kind, Line, read_line
 from .stream import Stream
 
@@ -191,6 +192,8 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
     def _answer_line(self) -> bytes:
         """The next line, its keyword in upper case: imaplib knows no other, IMAP allows any."""
         line = self._note(self.stream.line())
+        if self.state == "LOGOUT":  # what imaplib calls the time before the greeting
+            refuse_other_protocols(line)
         keyword = _KEYWORD.match(line)
         if keyword is None or keyword[0].isupper():
             return line
