@@ -27,7 +27,7 @@ from typing import NoReturn
 from . import __version__, process
 from .check import Check
 from .cipher import PasswordCipher
-from .config import Config, environment, load
+from .config import Config, read_settings
 from .database_url import password_of
 from .errors import ConfigError
 from .faults import UnexpectedErrors
@@ -60,8 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     preflight = options.command == "check"
     try:
-        values = environment(Path.cwd())
-        config = load(values)
+        values, config = read_settings(Path.cwd())
     except ConfigError as error:
         return _report(error, preflight)
     process.set_up_memory()

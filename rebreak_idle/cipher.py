@@ -41,6 +41,8 @@ TAG_BYTES = 16
 # 12 is what SP 800-38D recommends; 16 is common in Node code, which took it over from CBC.
 GCM_IV_BYTES = (12, 16)
 BLOB_IV_BYTES = 12
+# https://www.postgresql.org/docs/current/datatype-binary.html
+_BYTEA = re.compile(r"\\x([0-9a-fA-F]{2})*")
 
 
 def make_key(text: str, encoding: str) -> bytes:
@@ -132,7 +134,13 @@ def _decrypt_cbc(key: bytes, sealed: _Sealed) -> bytes | None:
 def _take_apart(stored: str, layout: str) -> list[_Sealed]:
     """Every reading of ``stored``, the likeliest first: more than one if hex may be base64."""
     # White space around a value does not keep Node from decoding it.
-    parts = re.split("[:.]", stored.strip())
+    text = stored.strip()
+    if _BYTEA.fullmatch(text):
+        data = bytes.fromhex(text[2:])
+        if not data.isascii():  # as 28 bytes and more of ciphertext never are
+            return _blob_bytes(data, layout)
+        text = data.decode().strip()
+    parts = re.split("[:.]", text)
     if parts == [""]:
         raise PasswordUnreadable("no password is stored")
     names = layout.split(":")
@@ -142,7 +150,7 @@ def _take_apart(stored: str, layout: str) -> list[_Sealed]:
             f"where ENCRYPTION_LAYOUT {layout} has {len(names)}"
         )
     if len(names) == 1:
-        return _blobs(parts[0], layout)
+        return _blobs(_readings("blob", parts[0]), layout)
     named = dict(zip(names, parts, strict=True))
     return _gcm_parts(**named) if "tag" in named else _cbc_parts(**named)
 
@@ -162,8 +170,16 @@ def _cbc_parts(iv: str, ciphertext: str) -> list[_Sealed]:
     return [_Sealed(iv_bytes, body, b"") for body in bodies]
 
 
-def _blobs(text: str, layout: str) -> list[_Sealed]:
-    readings = _readings("blob", text)
+def _blob_bytes(data: bytes, layout: str) -> list[_Sealed]:
+    if "+" not in layout:
+        raise PasswordUnreadable(
+            "the stored password is bytes and no text: "
+            f"ENCRYPTION_LAYOUT {layout} has parts, an undivided blob has none"
+        )
+    return _blobs([data], layout)
+
+
+def _blobs(readings: list[bytes], layout: str) -> list[_Sealed]:
     blobs = [blob for blob in readings if len(blob) >= BLOB_IV_BYTES + TAG_BYTES]
     if not blobs:
         raise _wrong_length("blob", readings, f"{BLOB_IV_BYTES + TAG_BYTES} or more")

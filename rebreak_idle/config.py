@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
-from dotenv.parser import parse_stream
-
-from .cipher import LAYOUTS, make_key
+from . import certificates
+from .cipher import LAYOUTS
 from .database_url import Database, parse_database_url
+from .dotenv_file import read_dotenv
 from .errors import ConfigError
 from .store import DEFAULT_QUERY
+from .values import (
+    boolean,
+    encryption_key,
+    header_name,
+    header_value,
+    http_url,
+    is_utf8,
+    key_encoding,
+    one_of,
+    positive_integer,
+    positive_number,
+    positive_seconds,
+    refuse_quotes,
+    shown,
+)
 
 T = TypeVar("T")
 
 PRODUCTION_BACKEND_URL = "http://127.0.0.1:3015"
 STAGING_BACKEND_URL = "http://127.0.0.1:3016"
 LOG_LEVELS = ("debug", "info", "warning", "error")
-KEY_ENCODINGS = ("utf8", "hex", "base64", "sha256")
-MINIMUM_KEY_CHARACTERS = 32
 # OpenSSL reads these from the process environment itself.
-OPENSSL_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-# threading.TIMEOUT_MAX is lower still on some platforms; no wait of the daemon needs a year.
-LONGEST_SECONDS = 366 * 86400.0
+OPENSSL_VARIABLES = {
+    "SSL_CERT_FILE": certificates.check_file,
+    "SSL_CERT_DIR": certificates.check_directories,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,52 +70,60 @@ class Config:
     log_level: str
 
 
+def read_settings(directory: Path) -> tuple[dict[str, str], Config]:
+    """The variables and what they say: those of the process, completed from ``.env``.
+
+    Raises:
+        ConfigError: with one sentence for every variable, or line, that is missing or wrong.
+    """
+    values, problems = _variables(directory)
+    return values, load(values, problems)
+
+
 def environment(directory: Path) -> dict[str, str]:
     """The process environment, completed from ``.env`` in ``directory`` where it is silent.
 
-    As in Node's dotenv, ``$`` in a value is an ordinary character. SSL_CERT_FILE and SSL_CERT_DIR
-    are put into the process environment, where OpenSSL looks for them.
-
     Raises:
-        ConfigError: ``.env`` is there and cannot be read.
+        ConfigError: ``.env`` is there and cannot be used as it stands.
     """
-    path = directory / ".env"
-    try:
-        text = path.read_text("utf-8") if path.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        problem = f".env cannot be read ({error.__class__.__name__}): fix it or remove it"
-        raise ConfigError([problem]) from None
-    wrong = [str(found.original.line) for found in parse_stream(StringIO(text)) if found.error]
-    if wrong:
-        raise ConfigError([f".env cannot be understood in line {', '.join(wrong)}: fix it"])
-    found = dotenv_values(stream=StringIO(text), interpolate=False)
-    values = {name: value for name, value in found.items() if value is not None}
+    values, problems = _variables(directory)
+    if problems:
+        raise ConfigError(list(problems.values()))
+    return values
+
+
+def _variables(directory: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The variables, and the problems of ``.env``.
+
+    SSL_CERT_FILE and SSL_CERT_DIR are put into the process environment, where OpenSSL looks.
+    """
+    values, problems = read_dotenv(directory / ".env")
     for name in OPENSSL_VARIABLES:
         if name in values:
             os.environ.setdefault(name, values[name])
-    return {**values, **os.environ}
+    return {**values, **os.environ}, problems
 
 
-def load(values: Mapping[str, str]) -> Config:
-    """The settings that ``values`` describe.
+def load(values: Mapping[str, str], problems: Mapping[str, str] | None = None) -> Config:
+    """The settings that ``values`` describe; ``problems`` that are known, by their variable.
 
     Raises:
         ConfigError: with one sentence for every variable that is missing or wrong.
     """
-    read = _Reader(values)
+    read = _Reader(values, problems or {})
     seconds = read.seconds
-    encoding = read.parsed("ENCRYPTION_KEY_ENCODING", "utf8", _key_encoding)
-    backend = (
-        PRODUCTION_BACKEND_URL if values.get("NODE_ENV") == "production" else STAGING_BACKEND_URL
-    )
+    encoding = read.parsed("ENCRYPTION_KEY_ENCODING", "utf8", key_encoding)
+    backend = read.default_backend()
     config = Config(
         database=read.parsed("DATABASE_URL", None, parse_database_url),
-        admin_secret=read.parsed("ADMIN_SECRET", None, _header_value),
-        encryption_key=read.parsed("ENCRYPTION_KEY", None, lambda key: _key(key, encoding)),
-        backend_url=read.parsed("BACKEND_URL", backend, _http_url),
+        admin_secret=read.parsed("ADMIN_SECRET", None, header_value),
+        encryption_key=read.parsed(
+            "ENCRYPTION_KEY", None, lambda text: encryption_key(text, encoding)
+        ),
+        backend_url=read.parsed("BACKEND_URL", backend, http_url),
         query=read.text("MAIL_CONNECTIONS_QUERY", DEFAULT_QUERY),
-        encryption_layout=read.parsed("ENCRYPTION_LAYOUT", "iv:tag:ciphertext", _one_of(LAYOUTS)),
-        admin_secret_header=read.parsed("ADMIN_SECRET_HEADER", "x-admin-secret", _header_name),
+        encryption_layout=read.parsed("ENCRYPTION_LAYOUT", "iv:tag:ciphertext", one_of(LAYOUTS)),
+        admin_secret_header=read.parsed("ADMIN_SECRET_HEADER", "x-admin-secret", header_name),
         refresh_interval_seconds=seconds("REFRESH_INTERVAL_SECONDS", "300"),
         idle_renew_seconds=seconds("IDLE_RENEW_SECONDS", "1500"),
         idle_check_seconds=seconds("IDLE_CHECK_SECONDS", "60"),
@@ -114,24 +132,30 @@ def load(values: Mapping[str, str]) -> Config:
         reconnect_initial_seconds=seconds("RECONNECT_INITIAL_SECONDS", "5"),
         reconnect_max_seconds=seconds("RECONNECT_MAX_SECONDS", "300"),
         auth_retry_seconds=seconds("AUTH_RETRY_SECONDS", "900"),
-        host_connects_at_once=read.parsed("HOST_CONNECTS_AT_ONCE", "8", _positive_integer),
-        host_logins_per_second=read.parsed("HOST_LOGINS_PER_SECOND", "20", _positive_number),
-        scan_concurrency=read.parsed("SCAN_CONCURRENCY", "16", _positive_integer),
+        host_connects_at_once=read.parsed("HOST_CONNECTS_AT_ONCE", "8", positive_integer),
+        host_logins_per_second=read.parsed("HOST_LOGINS_PER_SECOND", "20", positive_number),
+        scan_concurrency=read.parsed("SCAN_CONCURRENCY", "16", positive_integer),
         scan_timeout_seconds=seconds("SCAN_TIMEOUT_SECONDS", "120"),
-        imap_allow_private_hosts=read.parsed("IMAP_ALLOW_PRIVATE_HOSTS", "false", _boolean),
-        log_level=read.parsed("LOG_LEVEL", "info", _one_of(LOG_LEVELS)),
+        imap_allow_private_hosts=read.parsed("IMAP_ALLOW_PRIVATE_HOSTS", "false", boolean),
+        log_level=read.parsed("LOG_LEVEL", "info", one_of(LOG_LEVELS)),
     )
+    for name, check in OPENSSL_VARIABLES.items():
+        if name in values:
+            read.parsed(name, None, check)
     if read.problems:
-        raise ConfigError(read.problems)
+        raise ConfigError(list(read.problems.values()))
     return config
 
 
 class _Reader:
-    """Reads variables and collects what is wrong with them, so that all of it is told at once."""
+    """Reads variables and collects what is wrong with them, so that all of it is told at once.
 
-    def __init__(self, values: Mapping[str, str]) -> None:
+    ``problems`` are by their variable, one for each.
+    """
+
+    def __init__(self, values: Mapping[str, str], problems: Mapping[str, str]) -> None:
         self._values = values
-        self.problems: list[str] = []
+        self.problems = dict(problems)
 
     def parsed(self, name: str, default: str | None, parse: Callable[[str], T]) -> T:
         """The variable, parsed; ``default`` None means required.
@@ -145,117 +169,28 @@ class _Reader:
             if not text.strip():
                 remedy = "" if default is None else ", or remove it to use the default"
                 raise ValueError(f"is empty: give it a value{remedy}")
-            if not _is_utf8(text):
+            if not is_utf8(text):
                 raise ValueError("is not UTF-8: give it in UTF-8")
+            refuse_quotes(text)
             return parse(text)
         except ValueError as error:
-            self.problems.append(f"{name} {error}")
+            self.problems.setdefault(name, f"{name} {error}")
             return None  # type: ignore[return-value]  # load() raises before anybody sees it
 
     def text(self, name: str, default: str) -> str:
         return self.parsed(name, default, str)
 
     def seconds(self, name: str, default: str) -> float:
-        return self.parsed(name, default, _seconds)
+        return self.parsed(name, default, positive_seconds)
 
-
-def _is_utf8(text: str) -> bool:
-    """Bytes of the environment that are no UTF-8 arrive as lone surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _positive_number(text: str) -> float:
-    if not re.fullmatch(r"\s*\+?(\d+\.?\d*|\.\d+)\s*", text, re.ASCII):
-        raise ValueError(f"is {_shown(text)}: give a positive decimal number")
-    number = float(text)
-    if number <= 0 or math.isinf(number):
-        raise ValueError(f"is {_shown(text)}: give a number above 0")
-    return number
-
-
-def _seconds(text: str) -> float:
-    number = _positive_number(text)
-    if number > LONGEST_SECONDS:
-        raise ValueError(f"is {_shown(text)}: give a number of seconds below {LONGEST_SECONDS:.0f}")
-    return number
-
-
-def _positive_integer(text: str) -> int:
-    if not re.fullmatch(r"\s*\d{1,9}\s*", text, re.ASCII) or int(text) == 0:
-        raise ValueError(f"is {_shown(text)}: give a whole number, 1 or more")
-    return int(text)
-
-
-def _boolean(text: str) -> bool:
-    if text.strip().lower() not in ("true", "false"):
-        raise ValueError(f"is {_shown(text)}: give true or false")
-    return text.strip().lower() == "true"
-
-
-def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        value = text.strip().lower()
-        if value not in choices:
-            raise ValueError(f"is {_shown(text)}: give one of {', '.join(choices)}")
-        return value
-
-    return parse
-
-
-def _http_url(text: str) -> str:
-    url = text.strip().rstrip("/")
-    advice = "give the backend's address, such as http://127.0.0.1:3016"
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or not url.isprintable() or " " in url:
-        raise ValueError(f"is not an http or https URL: {advice}")
-    if "?" in url or "#" in url or parts.username is not None:
-        raise ValueError(f"carries more than scheme, host, port and path: {advice}")
-    return url
-
-
-def _header_name(text: str) -> str:
-    # RFC 9110, section 5.6.2: a field name is a token.
-    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
-        raise ValueError(f"is {_shown(text)}: give the name of an HTTP header")
-    if text.lower() in (
-        "connection",
-        "content-length",
-        "content-type",
-        "host",
-        "transfer-encoding",
-    ):
-        raise ValueError(f"is {_shown(text)}, which HTTP itself needs: give another name")
-    return text
-
-
-def _header_value(text: str) -> str:
-    # RFC 9110, section 5.5: visible ASCII, with blanks only inside.
-    if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", text):
-        raise ValueError("has characters that an HTTP header cannot carry: use visible ASCII")
-    return text
-
-
-def _key_encoding(text: str) -> str:
-    if text not in KEY_ENCODINGS and not re.fullmatch(r"scrypt:.+", text, re.DOTALL):
-        raise ValueError(
-            f"is {_shown(text)}: give one of {', '.join(KEY_ENCODINGS)}, scrypt:<salt>"
-        )
-    return text
-
-
-def _key(text: str, encoding: str | None) -> bytes:
-    if len(text) < MINIMUM_KEY_CHARACTERS:
-        raise ValueError(
-            f"has {len(text)} characters: it takes {MINIMUM_KEY_CHARACTERS} or more, "
-            "identical to the backend's"
-        )
-    return make_key(text, encoding) if encoding else b""
-
-
-def _shown(text: str) -> str:
-    """A value that is no secret, fit for one line."""
-    return ascii(text if len(text) <= 60 else text[:60] + "…")
+    def default_backend(self) -> str:
+        """What NODE_ENV selects; what was meant to be production must not become staging."""
+        node_env = self._values.get("NODE_ENV") or ""
+        if node_env == "production":
+            return PRODUCTION_BACKEND_URL
+        if re.sub(r"[\s'\"`]", "", node_env).lower() == "production":
+            self.problems["NODE_ENV"] = (
+                f"NODE_ENV is {shown(node_env)}, which is not production to the letter: "
+                "give production, or another name for staging"
+            )
+        return STAGING_BACKEND_URL

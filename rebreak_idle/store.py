@@ -23,6 +23,7 @@ from psycopg.pq.abc import PGresult
 
 from .database_url import Database
 from .errors import DatabaseError
+from .hostname import host_problem
 from .mailbox import Mailbox
 
 DEFAULT_QUERY = """\
@@ -72,6 +73,7 @@ class ConnectionStore:
                 schema = sql.Identifier(self._database.schema)
                 connection.execute(sql.SQL("SET LOCAL search_path TO {}").format(schema))
             connection.execute(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'")
+            connection.execute("SET LOCAL bytea_output = 'hex'")  # the form that the cipher takes
             # Not connection.execute: the simple protocol that it uses would take several
             # statements, a COMMIT of the read-only transaction among them.
             result = connection.pgconn.exec_params(self._query.encode(), None)
@@ -100,12 +102,11 @@ class ConnectionStore:
         defaults = {
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "application_name": "rebreak_idle",
-            "client_encoding": "UTF8",
             "tcp_user_timeout": STATEMENT_TIMEOUT_SECONDS * 1000,
         }
         given = conninfo_to_dict(self._database.conninfo)
         options = {name: value for name, value in defaults.items() if name not in given}
-        return {**options, "prepare_threshold": None}
+        return {**options, "client_encoding": "UTF8", "prepare_threshold": None}
 
 
 Row = tuple[str | None, ...]
@@ -202,17 +203,21 @@ def _unique(mailboxes: list[Mailbox]) -> list[Mailbox]:
 def _mailbox(row: Mapping[str, str | None]) -> Mailbox:
     port, port_problem = _port(row.get("imap_port"))
     security = _text(row.get("imap_security")).lower()
+    host = _text(row["imap_host"])
     email = _text(row["email"])
     return Mailbox(
         id=_text(row["id"]),
         user_id=_text(row["user_id"]),
         email=email,
-        host=_text(row["imap_host"]),
+        host=host.removesuffix("."),  # with it no certificate would fit
         port=port,
         username=_text(row.get("imap_username")) or email,
         stored_password=_text(row["password_encrypted"]),
         starttls=security == "starttls" or (not security and port == IMAP_PORT),
-        problem=_row_problem(row) or port_problem or _security_problem(security),
+        problem=_row_problem(row)
+        or host_problem(host)
+        or port_problem
+        or _security_problem(security),
     )
 
 

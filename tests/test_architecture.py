@@ -35,7 +35,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "imapclient": {"imap"},
     "imaplib": {"imap"},
     "cryptography": {"cipher"},
-    "dotenv": {"config"},
+    "dotenv": {"dotenv_file"},
 }
 # The upper floors: who may know them.
 MAY_BE_KNOWN_BY: dict[str, set[str]] = {

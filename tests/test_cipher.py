@@ -48,6 +48,8 @@ SENTENCES = [
     r"the (IV|tag|ciphertext|blob) of the stored password has \d+ bytes, "
     r"where (12 or 16|16|a multiple of 16|28 or more) are expected: "
     r"compare ENCRYPTION_LAYOUT with the backend",
+    r"the stored password is bytes and no text: "
+    r"ENCRYPTION_LAYOUT [a-z:]+ has parts, an undivided blob has none",
     r"the stored password does not open with ENCRYPTION_KEY "
     r"\(wrong key, encoding or layout, or the value was changed\)",
     r"the stored password opens, but not to UTF-8 text "
@@ -222,6 +224,56 @@ def test_a_cbc_ciphertext_in_hex_that_could_be_base64_opens() -> None:
     assert PasswordCipher(KEY, "iv:ciphertext").decrypt(stored) == SECRET
 
 
+# As PostgreSQL shows a bytea column
+
+
+def bytea(data: bytes) -> str:
+    return f"\\x{data.hex()}"
+
+
+@relaxed
+@given(sealings())
+def test_any_text_opens_out_of_a_bytea_column(sealing: tuple[str, str, str]) -> None:
+    """The text of any layout may be stored as bytes, with white space around it."""
+    password, layout, stored = sealing
+    cipher = PasswordCipher(KEY, layout)
+    for text in (stored, f" {stored}\r\n"):
+        assert cipher.decrypt(bytea(text.encode())) == password
+
+
+@relaxed
+@given(st.text(), st.sampled_from(BLOB_LAYOUTS), st.binary(min_size=12, max_size=12))
+def test_a_blob_opens_out_of_a_bytea_column(password: str, layout: str, iv: bytes) -> None:
+    """The undivided blob itself may be stored as bytes."""
+    parts = sealed_parts(password.encode(), layout, iv)
+    blob = b"".join(parts[name] for name in layout.split("+"))
+    if blob.isascii():  # one in 2**28 and more
+        return
+    assert PasswordCipher(KEY, layout).decrypt(bytea(blob)) == password
+
+
+@pytest.mark.parametrize("layout", DIVIDED_LAYOUTS)
+def test_a_blob_where_parts_are_expected(layout: str) -> None:
+    """Bytes that are no text are told apart from a broken text, in a layout of parts."""
+    sentence = refusal(bytea(b"\xff" * 60), layout)
+    assert sentence.startswith(
+        f"the stored password is bytes and no text: ENCRYPTION_LAYOUT {layout} "
+    )
+
+
+@pytest.mark.parametrize("layout", BLOB_LAYOUTS)
+def test_bytes_that_do_not_open(layout: str) -> None:
+    """A blob that is too short, or was sealed with another key, is refused as ever."""
+    assert "blob of the stored password has 27 bytes" in refusal(bytea(b"\xff" * 27), layout)
+    assert "does not open with ENCRYPTION_KEY" in refusal(bytea(b"\xff" * 40), layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_empty_bytea(layout: str) -> None:
+    """No bytes at all are nothing stored."""
+    assert refusal("\\x", layout) == "no password is stored"
+
+
 # Broken values
 
 
@@ -252,7 +304,10 @@ WELL_FORMED = st.tuples(
 
 
 @relaxed
-@given(st.text(st.characters()) | NEARLY | WELL_FORMED, st.sampled_from(LAYOUTS))
+@given(
+    st.text(st.characters()) | NEARLY | WELL_FORMED | st.binary(max_size=70).map(bytea),
+    st.sampled_from(LAYOUTS),
+)
 def test_any_stored_text_opens_or_is_refused(stored: str, layout: str) -> None:
     """Whatever is stored, the outcome is a text or a PasswordUnreadable that tells nothing."""
     try:

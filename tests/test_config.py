@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from daemon import Daemon
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 from servers import RUNS_AS_ROOT, server_folder
 
 from rebreak_idle.cipher import LAYOUTS
-from rebreak_idle.config import Config, environment, load
+from rebreak_idle.config import Config, environment, load, read_settings
 from rebreak_idle.errors import ConfigError
 from rebreak_idle.store import DEFAULT_QUERY
 
@@ -189,6 +190,28 @@ def test_node_env_selects_the_backend(node_env: str | None, port: int) -> None:
     assert load(values).backend_url == f"http://127.0.0.1:{port}"
 
 
+@pytest.mark.parametrize(
+    "node_env",
+    [
+        *("Production", "PRODUCTION", " production", "production ", "production\r", "production\n"),
+        *('"production"', "'production'", "`production`", "'Production'\r", '"production', "\t"),
+    ],
+)
+def test_what_is_nearly_production(node_env: str) -> None:
+    """What was meant to be production is a problem, and not silently staging."""
+    if not node_env.strip():
+        assert load(with_required(NODE_ENV=node_env)).backend_url.endswith(":3016")
+        return
+    problem = the_problem(with_required(NODE_ENV=node_env), "NODE_ENV")
+    assert "not production to the letter" in problem
+
+
+@pytest.mark.parametrize("node_env", ["prod", "development", "preproduction", "production-eu"])
+def test_another_name_is_staging(node_env: str) -> None:
+    """Any other name selects staging, as ever."""
+    assert load(with_required(NODE_ENV=node_env)).backend_url == "http://127.0.0.1:3016"
+
+
 def test_backend_url_wins_over_node_env() -> None:
     """BACKEND_URL counts in production too."""
     values = with_required(NODE_ENV="production", BACKEND_URL="http://127.0.0.1:4000")
@@ -269,12 +292,63 @@ def test_a_count_is_whole(variable: str, text: str) -> None:
     assert "whole number" in the_problem(with_required(**{variable: text}), variable)
 
 
+@pytest.mark.parametrize("end", ["", "\r", " "])
+@pytest.mark.parametrize("quote", ["'", '"', "`"])
+@pytest.mark.parametrize("variable", [*REQUIRED, *(name for name, _, _ in OTHERS), *NUMBERS])
+def test_quotes_around_a_value(variable: str, quote: str, end: str) -> None:
+    """A value in quotes is told as that: docker's --env-file keeps them; it is not shown."""
+    value = REQUIRED.get(variable, "1")
+    problem = the_problem(with_required(**{variable: f"{quote}{value}{quote}{end}"}), variable)
+    assert "begins and ends with a quote" in problem
+    assert not [secret for secret in SECRETS if secret in problem]
+
+
+@pytest.mark.parametrize("text", ["it's", "'a' or 'b", '"', "a'b'", "'"])
+def test_quotes_elsewhere_are_part_of_a_secret(text: str) -> None:
+    """Quotes inside, or at one end, belong to the secret."""
+    assert load(with_required(ADMIN_SECRET=text)).admin_secret == text
+
+
+@pytest.mark.parametrize("text", [f"{KEY}\r", f"{KEY}\n", f" {KEY}", f"{KEY}\t", f"\ufeff {KEY} "])
+@pytest.mark.parametrize("encoding", ["utf8", "sha256", "scrypt:salt"])
+def test_a_key_with_blanks_around_it(text: str, encoding: str) -> None:
+    """A blank or line break at an end of the key would silently be part of it."""
+    values = with_required(ENCRYPTION_KEY=text, ENCRYPTION_KEY_ENCODING=encoding)
+    assert "begins or ends with a blank" in the_problem(values, "ENCRYPTION_KEY")
+
+
+@pytest.mark.parametrize("salt", ["salt\r", "salt ", "'salt'", '"salt"'])
+def test_a_salt_that_is_not_as_it_was_meant(salt: str) -> None:
+    """The salt is part of the key, and is looked at in the same way."""
+    values = with_required(ENCRYPTION_KEY_ENCODING=f"scrypt:{salt}")
+    assert re.search("quote|blank", the_problem(values, "ENCRYPTION_KEY_ENCODING"))
+
+
 def test_all_problems_are_told_at_once() -> None:
     """Every variable that is missing or wrong has its own problem, in one error."""
     values = dict(reversed(MALFORMED)) | dict.fromkeys(NUMBERS, "abc")
     values["MAIL_CONNECTIONS_QUERY"] = ""
     named = [problem.split()[0] for problem in problems(values)]
     assert sorted(named) == sorted(values)
+
+
+def test_problems_of_dotenv_are_told_with_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line of .env and a variable that is missing are told together, each variable once."""
+    for name in REQUIRED:
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".env").write_text(f"ADMIN_SECRET=`{SECRET}`\nENCRYPTION_KEY=short\n")
+    with pytest.raises(ConfigError) as caught:
+        read_settings(tmp_path)
+    told = caught.value.problems
+    assert [problem.split()[0] for problem in told] == [
+        "ADMIN_SECRET",
+        "DATABASE_URL",
+        "ENCRYPTION_KEY",
+    ]
+    assert "Node's dotenv" in told[0]
+    assert SECRET not in "".join(told)
 
 
 def test_nothing_set_at_all() -> None:
@@ -454,8 +528,48 @@ def test_dotenv_without_permission() -> None:
     assert "fix" in problem
 
 
+def test_certificates_without_permission() -> None:
+    """An SSL_CERT_FILE that may not be read is a problem, with the reason."""
+    with server_folder() as folder:
+        path = folder / "ca.pem"
+        path.write_text("")
+        path.chmod(0)
+        with as_nobody():
+            problem = the_problem(with_required(SSL_CERT_FILE=str(path)), "SSL_CERT_FILE")
+    assert "Permission denied" in problem
+
+
 def test_a_dotenv_that_is_no_file(tmp_path: Path) -> None:
     """A directory called .env is a ConfigError too: what was meant to be set is not."""
     (tmp_path / ".env").mkdir()
     with pytest.raises(ConfigError, match=r"^\.env cannot be read"):
         environment(tmp_path)
+
+
+# The program
+
+
+NOT_AS_MEANT = {
+    "quotes": {"ADMIN_SECRET": '"hunter2"'},
+    "node-env": {"NODE_ENV": "Production"},
+    "node-postgres": {"DATABASE_URL": "postgresql://u:hunter2@h/d?sslmode=no-verify"},
+    "keyword-form": {"DATABASE_URL": "host=h password=hunter2 sslmode=no-verify"},
+    "pg-variable": {"PGSSLMODE": "no-verify"},
+    "dotenv": {".env": "ADMIN_SECRET=hunter2#3\n"},
+}
+
+
+@pytest.mark.parametrize("case", NOT_AS_MEANT)
+def test_the_program_does_not_start_on_what_is_not_as_meant(tmp_path: Path, case: str) -> None:
+    """Status 78, one line on stderr, and no secret in it."""
+    values = {**REQUIRED, **NOT_AS_MEANT[case]}
+    text = values.pop(".env", "")
+    if text:
+        (tmp_path / ".env").write_text(text)
+        del values["ADMIN_SECRET"]
+    with Daemon(values, tmp_path) as daemon:
+        assert daemon.wait() == 78
+    (line,) = daemon.stderr.splitlines()
+    assert line.startswith("[idle/db] ")
+    assert "hunter2" not in line
+    assert daemon.lines == []

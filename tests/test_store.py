@@ -17,10 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from rig import ENCRYPTION_KEY, stored
 from servers import Database, PgBouncer, Postgres, free_port
 from waiting import wait_for
 
-from rebreak_idle.database_url import parse_database_url
+from rebreak_idle.cipher import PasswordCipher
+from rebreak_idle.database_url import SSL_MODES, parse_database_url
 from rebreak_idle.errors import DatabaseError
 from rebreak_idle.mailbox import Mailbox
 from rebreak_idle.store import DEFAULT_QUERY, ConnectionStore
@@ -94,6 +96,8 @@ def test_a_plain_url(scheme: str) -> None:
         "statement_cache_size=0",
         "sslaccept=strict",
         "sslidentity=client.p12",
+        "sslidentity=client.p12&sslpassword=x",
+        "sslpassword=x",
         "max_idle_connection_lifetime=300",
         "supa=base-pooler.x",
         "schema=mail",
@@ -110,6 +114,161 @@ def test_prisma_parameters_are_dropped(parameter: str) -> None:
         "sslmode": "require",
         "connect_timeout": "3",
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("sslcert=ca.pem", {"sslrootcert": "ca.pem"}),
+        ("sslcert=%2Fetc%2Fca.pem&sslmode=require", {"sslrootcert": "/etc/ca.pem"}),
+        ("sslcert=ca.pem&sslidentity=me.p12&sslpassword=x", {"sslrootcert": "ca.pem"}),
+        ("sslcert=ca.pem&sslpassword=x&sslaccept=strict", {"sslrootcert": "ca.pem"}),
+        ("sslcert=me.pem&sslkey=me.key", {"sslcert": "me.pem", "sslkey": "me.key"}),
+        (
+            "sslcert=me.pem&sslkey=me.key&sslpassword=x",
+            {"sslcert": "me.pem", "sslkey": "me.key", "sslpassword": "x"},
+        ),
+        (
+            "sslkey=me.key&sslrootcert=ca.pem&sslcert=me.pem",
+            {"sslkey": "me.key", "sslrootcert": "ca.pem", "sslcert": "me.pem"},
+        ),
+        (
+            "sslcert=me.pem&sslrootcert=ca.pem",
+            {"sslcert": "me.pem", "sslrootcert": "ca.pem"},
+        ),
+    ],
+)
+def test_prisma_s_certificates(given: str, expected: dict[str, str]) -> None:
+    """Without ``sslkey``, ``sslcert`` is the server's CA and ``sslpassword`` nothing of libpq's."""
+    read = parsed(f"postgresql://h/d?{given}")
+    assert {name: read[name] for name in read if name not in ("host", "dbname", "sslmode")} == (
+        expected
+    )
+
+
+def test_the_certificates_of_a_key_value_string_are_libpq_s() -> None:
+    """A key=value string is none of Prisma's: its ``sslcert`` is the client's."""
+    assert parsed("host=h sslcert=me.pem sslpassword=x") == {
+        "host": "h",
+        "sslcert": "me.pem",
+        "sslpassword": "x",
+    }
+
+
+# What libpq, or psycopg, would refuse at each connect.
+REFUSED = [
+    ("sslmode", "no-verify", "no-verify of node-postgres is require"),
+    ("sslmode", "verify_full", "give one of disable, allow, prefer, require, verify-ca, "),
+    ("sslmode", "true", "give one of disable"),
+    ("sslmode", "REQUIRE", "give one of disable"),
+    ("channel_binding", "yes", "channel_binding that libpq does not know"),
+    ("target_session_attrs", "master", "target_session_attrs that libpq does not know"),
+    ("gssencmode", "on", "gssencmode that libpq does not know"),
+    ("ssl_min_protocol_version", "1.2", "ssl_min_protocol_version that libpq does not know"),
+    ("ssl_max_protocol_version", "TLSv9", "ssl_max_protocol_version that libpq does not know"),
+    ("require_auth", "scram", "require_auth that libpq does not know"),
+    ("load_balance_hosts", "yes", "load_balance_hosts that libpq does not know"),
+    ("sslcertmode", "never", "sslcertmode that libpq does not know"),
+    ("connect_timeout", "10s", "has a connect_timeout that is no whole number"),
+    ("connect_timeout", "inf", "has a connect_timeout that is no whole number"),
+    ("connect_timeout", "", "has a connect_timeout that is no whole number"),
+    ("tcp_user_timeout", "30s", "has a tcp_user_timeout that is no whole number"),
+    ("keepalives", "true", "has a keepalives that is no whole number"),
+    ("keepalives_idle", "1.5", "has a keepalives_idle that is no whole number"),
+    ("keepalives_interval", "9999999999", "has a keepalives_interval that is no whole number"),
+    ("keepalives_count", "x", "has a keepalives_count that is no whole number"),
+    ("port", "five", "has a port that is none"),
+    ("port", "0", "has a port that is none"),
+    ("port", "65536", "has a port that is none"),
+    ("port", "5432,5433", "has parameters (port) that libpq does not take as they are"),
+    ("hostaddr", "db.example", "has a hostaddr that is no IP address"),
+    ("hostaddr", "127.0.0.1,127.0.0.2", "has parameters (host, hostaddr) that libpq does not take"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "told"), REFUSED)
+@pytest.mark.parametrize("form", ["postgresql://u:hunter2@h/d?{}={}", "host=h user=u {}='{}'"])
+def test_what_libpq_would_refuse(form: str, name: str, value: str, told: str) -> None:
+    """A value that no connect could use is told at the start, in both forms, without secrets."""
+    with pytest.raises(ValueError) as caught:
+        parse_database_url(form.format(name, quote(value) if "://" in form else value))
+    assert told in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        *(f"sslmode={mode}" for mode in SSL_MODES),
+        "sslmode=require&sslmode=prefer",
+        "ssl=true",
+        "channel_binding=disable",
+        "target_session_attrs=read-write",
+        "gssencmode=disable",
+        "ssl_min_protocol_version=TLSv1.3",
+        "require_auth=scram-sha-256,md5",
+        "require_auth=!password",
+        "load_balance_hosts=random",
+        "connect_timeout=%2010%20",
+        "keepalives=0&keepalives_idle=60&keepalives_interval=15&keepalives_count=3",
+        "tcp_user_timeout=30000",
+        "hostaddr=127.0.0.1",
+        "hostaddr=%3A%3A1",
+        "sslrootcert=/no/such/file&sslmode=verify-full",
+        "options=-c%20statement_timeout%3D5s",
+        "application_name=x%20y",
+    ],
+)
+def test_what_libpq_knows_is_taken(parameters: str) -> None:
+    """Values that libpq knows are none of our business."""
+    parse_database_url(f"postgresql://u:p@h/d?{parameters}")
+
+
+def test_parameters_that_do_not_go_together() -> None:
+    """Each known, and refused together, is a problem as well."""
+    with pytest.raises(
+        ValueError, match=r"parameters \(sslmode, sslrootcert\) that libpq does not"
+    ):
+        parse_database_url("postgresql://h/d?sslrootcert=system&sslmode=require")
+    with pytest.raises(ValueError, match="parameters that libpq does not take as they are"):
+        parse_database_url(
+            "postgresql://h/d?ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.2"
+        )
+
+
+@pytest.mark.parametrize("value", ["false", "1", "no-verify", ""])
+def test_the_ssl_of_node_postgres(value: str) -> None:
+    """libpq knows ``ssl=true`` alone; for the rest there is sslmode."""
+    with pytest.raises(ValueError, match="give sslmode instead"):
+        parse_database_url(f"postgresql://h/d?ssl={value}")
+
+
+def test_the_environment_of_libpq_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PGSSLMODE, which node-postgres reads too, is named where it is what libpq refuses."""
+    monkeypatch.setenv("PGSSLMODE", "no-verify")
+    with pytest.raises(ValueError) as caught:
+        parse_database_url("postgresql://h/d")
+    assert "sslmode (by PGSSLMODE)" in str(caught.value)
+    assert "no-verify of node-postgres is require" in str(caught.value)
+    parse_database_url("postgresql://h/d?sslmode=require")
+
+
+def test_several_hosts_are_judged_together() -> None:
+    """Counts of hosts, addresses and ports that fit one another are taken."""
+    parse_database_url("postgresql://h1:5432,h2:5433/d")
+    parse_database_url("postgresql://h1,h2/d?hostaddr=127.0.0.1,%3A%3A1")
+    parse_database_url("host=h1,h2 port=5432")
+    parse_database_url("hostaddr=127.0.0.1,127.0.0.2 port=5432,5433")
+
+
+def test_nothing_is_connected_to() -> None:
+    """Judging the values opens no connection, not even to the server that is named."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        port = listener.getsockname()[1]
+        parse_database_url(f"postgresql://127.0.0.1:{port}/d?hostaddr=127.0.0.1")
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 @pytest.mark.parametrize(
@@ -476,6 +635,123 @@ def test_the_login_name(
     loose(imap_username=username)
     (mailbox,) = read(database.url, LOOSE_QUERY)
     assert mailbox.username == login
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "imap.example.org:993",
+        "imap.example.org:",
+        "imaps://imap.example.org/",
+        "imaps://imap.example.org:993",
+        "https://mail.example.org/webmail",
+        "//imap.example.org",
+        "imap.example.org/",
+        "imap.example.org/INBOX",
+        "imap.example.org?x",
+        "imap.example.org#x",
+        "imap .example.org",
+        "imap.example.org 993",
+        "imap.example.org\t(SSL)",
+        "imap.example.org\u00a0x",
+        "imap.example.org, imap2.example.org",
+        "imap.example.org;",
+        '"imap.example.org"',
+        "<imap.example.org>",
+        "[imap.example.org]",
+        "[2001:db8::1]",
+        "[2001:db8::1]:993",
+        "2001:db8::1::2",
+        "127.0.0.1:993",
+        "imap\\example",
+        "imap..example.org",
+        ".imap.example.org",
+        ".",
+        "..",
+        "imap.example.org\x1b",
+        "a" * 64 + ".example.org",
+        "x." * 200 + "org",
+    ],
+)
+def test_a_host_as_people_paste_it(
+    database: Database, loose: Callable[..., None], host: str
+) -> None:
+    """A host that cannot be meant as it stands is that row's problem, which says what to mend."""
+    loose(imap_host=host)
+    loose(id="2", email="z@example.org")
+    broken, well = read(database.url, LOOSE_QUERY)
+    assert broken.problem.startswith("imap_host is ")
+    assert "it takes the server's name alone" in broken.problem
+    assert "a port goes into imap_port" in broken.problem
+    assert broken.problem.isprintable()
+    assert len(broken.problem) < 300
+    assert well.problem == ""
+
+
+@pytest.mark.parametrize(
+    "host", ["anna@imap.example.org", "imaps://anna:hunter2@imap.example.org", "anna:h@nter2@h/"]
+)
+def test_a_host_with_a_user_shows_no_password(
+    database: Database, loose: Callable[..., None], host: str
+) -> None:
+    """What stands before an @ may be a password, and is not said."""
+    loose(imap_host=host)
+    (mailbox,) = read(database.url, LOOSE_QUERY)
+    assert mailbox.problem.startswith("imap_host has an @ in it: it takes the server's name alone")
+    assert "nter2" not in mailbox.problem
+
+
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [
+        ("imap.example.org", "imap.example.org"),
+        (" imap.example.org\n", "imap.example.org"),
+        ("imap.example.org.", "imap.example.org"),
+        ("IMAP.Example.ORG", "IMAP.Example.ORG"),
+        ("localhost", "localhost"),
+        ("mail_1.my-host.example", "mail_1.my-host.example"),
+        ("b\u00fccher.example", "b\u00fccher.example"),
+        ("\u0926\u0947\u0935.example", "\u0926\u0947\u0935.example"),
+        ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("::1", "::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.1"),
+    ],
+)
+def test_a_host_that_is_taken(
+    database: Database, loose: Callable[..., None], given: str, host: str
+) -> None:
+    """Names of any script and addresses are taken, without blanks around and the root's dot."""
+    loose(imap_host=given)
+    (mailbox,) = read(database.url, LOOSE_QUERY)
+    assert (mailbox.host, mailbox.problem) == (host, "")
+
+
+@pytest.mark.parametrize("output", ["hex", "escape"])
+@pytest.mark.parametrize("layout", ["iv:tag:ciphertext", "iv+tag+ciphertext"])
+def test_a_bytea_column(database: Database, output: str, layout: str) -> None:
+    """Sealed passwords in a bytea column open, as blob and as text, however PostgreSQL shows it."""
+    text = stored("p\u00e4ssword")
+    data = text.encode() if ":" in layout else bytes.fromhex(text.replace(":", ""))
+    database.execute(LOOSE_TABLE.replace("password_encrypted text", "password_encrypted bytea"))
+    database.execute("INSERT INTO loose VALUES ('1', 'u', 'm@example.org', 'h', NULL, %s)", data)
+    database.execute(f"ALTER DATABASE {database.name} SET bytea_output = '{output}'")
+    (mailbox,) = read(database.url, LOOSE_QUERY)
+    assert mailbox.problem == ""
+    cipher = PasswordCipher(ENCRYPTION_KEY.encode()[:32], layout)
+    assert cipher.decrypt(mailbox.stored_password) == "p\u00e4ssword"
+
+
+@pytest.mark.parametrize("encoding", ["latin1", "no_such"])
+def test_the_client_encoding_is_ours(
+    database: Database, loose: Callable[..., None], encoding: str
+) -> None:
+    """Rows are read in UTF-8, whatever encoding the URL asks for."""
+    loose(imap_username="b\u00fccher")
+    (mailbox,) = read(f"{database.url}?client_encoding={encoding}", LOOSE_QUERY)
+    assert mailbox.username == "b\u00fccher"
 
 
 def test_a_row_that_is_returned_twice(database: Database, loose: Callable[..., None]) -> None:

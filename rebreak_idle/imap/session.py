@@ -19,6 +19,7 @@ from .addresses import resolve
 from .credentials import forms, refuse_control_characters
 from .events import IdleEvents
 from .examine import examine
+from .greeting import greeting_of
 from .login import log_in
 from .network import describe, is_timeout
 from .pace import Pace
@@ -191,7 +192,8 @@ class Session:
                 mailbox.host, addresses, self._stream, self._events, self._context, tls
             )
 
-        self._client = Client(mailbox.host, tls, transport)
+        with greeting_of(mailbox, self._redacted):
+            self._client = Client(mailbox.host, tls, transport)
         if self._client.transport.state != "NONAUTH":
             raise SessionLost(
                 "the server greets as logged in already (PREAUTH), which is not trusted"

@@ -23,8 +23,7 @@ from .network import Resumption, describe, describe_end, is_timeout, keep_alive
 # of lines and answers a session stays under 2 MiB.
 MAX_LINE_BYTES = 192 * 1024
 MAX_ANSWER_BYTES = 256 * 1024
-# With the lines that are not kept: what is said of 60,000 messages that are deleted or marked as
-# read, each in a piece of its own at worst. More is sent on purpose.
+# With lines that are not kept: 60,000 mails deleted or marked as read, each in a piece of its own.
 MAX_RECEIVED_BYTES = 4 * 1024 * 1024
 MAX_ANSWER_READS = 100_000
 # A TLS record holds no more (RFC 8446, section 5.1), so that nothing of one is left in OpenSSL.

@@ -18,6 +18,7 @@ from .addresses import Address
 from .answers import in_plain_form, is_unwanted
 from .credentials import quoted
 from .events import MAX_EVENTS, IdleEvents, Phase
+from .greeting import refuse_other_protocols
 from .responses import Kind, Line, read_line
 from .stream import Stream
 
@@ -188,6 +189,8 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         """The next line that tells anything."""
         while is_unwanted(line := self._note(self.stream.line())):
             self.stream.not_kept(len(line))
+        if self.state == "LOGOUT":  # what imaplib calls the time before the greeting
+            refuse_other_protocols(line)
         return line
 
     def _idle_line(self) -> bytes:

@@ -1,0 +1,132 @@
+"""What the text of one variable means: each function raises `ValueError` with what is wrong.
+
+The sentence continues one that begins with the variable, and shows no secret.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from .cipher import make_key
+
+KEY_ENCODINGS = ("utf8", "hex", "base64", "sha256")
+MINIMUM_KEY_CHARACTERS = 32
+# threading.TIMEOUT_MAX is lower still on some platforms; no wait of the daemon needs a year.
+LONGEST_SECONDS = 366 * 86400.0
+
+
+def is_utf8(text: str) -> bool:
+    """Bytes of the environment that are no UTF-8 arrive as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def refuse_quotes(text: str) -> None:
+    """Shells and `.env` take quotes off, docker's --env-file and process managers do not."""
+    if re.fullmatch(r"""(['"`]).*\1""", text.strip(), re.DOTALL):
+        raise ValueError("begins and ends with a quote, which would be part of it: give it without")
+
+
+def refuse_blanks(text: str) -> None:
+    if text != text.strip():
+        raise ValueError("begins or ends with a blank or a line break: give it without")
+
+
+def positive_number(text: str) -> float:
+    if not re.fullmatch(r"\s*\+?(\d+\.?\d*|\.\d+)\s*", text, re.ASCII):
+        raise ValueError(f"is {shown(text)}: give a positive decimal number")
+    number = float(text)
+    if number <= 0 or math.isinf(number):
+        raise ValueError(f"is {shown(text)}: give a number above 0")
+    return number
+
+
+def positive_seconds(text: str) -> float:
+    number = positive_number(text)
+    if number > LONGEST_SECONDS:
+        raise ValueError(f"is {shown(text)}: give a number of seconds below {LONGEST_SECONDS:.0f}")
+    return number
+
+
+def positive_integer(text: str) -> int:
+    if not re.fullmatch(r"\s*\d{1,9}\s*", text, re.ASCII) or int(text) == 0:
+        raise ValueError(f"is {shown(text)}: give a whole number, 1 or more")
+    return int(text)
+
+
+def boolean(text: str) -> bool:
+    if text.strip().lower() not in ("true", "false"):
+        raise ValueError(f"is {shown(text)}: give true or false")
+    return text.strip().lower() == "true"
+
+
+def one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        value = text.strip().lower()
+        if value not in choices:
+            raise ValueError(f"is {shown(text)}: give one of {', '.join(choices)}")
+        return value
+
+    return parse
+
+
+def http_url(text: str) -> str:
+    url = text.strip().rstrip("/")
+    advice = "give the backend's address, such as http://127.0.0.1:3016"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not url.isprintable() or " " in url:
+        raise ValueError(f"is not an http or https URL: {advice}")
+    if "?" in url or "#" in url or parts.username is not None:
+        raise ValueError(f"carries more than scheme, host, port and path: {advice}")
+    return url
+
+
+def header_name(text: str) -> str:
+    # RFC 9110, section 5.6.2: a field name is a token.
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
+        raise ValueError(f"is {shown(text)}: give the name of an HTTP header")
+    if text.lower() in (
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "transfer-encoding",
+    ):
+        raise ValueError(f"is {shown(text)}, which HTTP itself needs: give another name")
+    return text
+
+
+def header_value(text: str) -> str:
+    # RFC 9110, section 5.5: visible ASCII, with blanks only inside.
+    if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", text):
+        raise ValueError("has characters that an HTTP header cannot carry: use visible ASCII")
+    return text
+
+
+def key_encoding(text: str) -> str:
+    if text not in KEY_ENCODINGS and not re.fullmatch(r"scrypt:.+", text, re.DOTALL):
+        raise ValueError(f"is {shown(text)}: give one of {', '.join(KEY_ENCODINGS)}, scrypt:<salt>")
+    refuse_blanks(text)
+    refuse_quotes(text.partition(":")[2])
+    return text
+
+
+def encryption_key(text: str, encoding: str | None) -> bytes:
+    refuse_blanks(text)
+    if len(text) < MINIMUM_KEY_CHARACTERS:
+        raise ValueError(
+            f"has {len(text)} characters: it takes {MINIMUM_KEY_CHARACTERS} or more, "
+            "identical to the backend's"
+        )
+    return make_key(text, encoding) if encoding else b""
+
+
+def shown(text: str) -> str:
+    """A value that is no secret, fit for one line."""
+    return ascii(text if len(text) <= 60 else text[:60] + "…")
