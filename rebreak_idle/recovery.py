@@ -137,7 +137,8 @@ class Recovery:
         return in_doubt and tries_left
 
     def _try_refused_again(self, ending: Ending) -> float:
-        wait = REFUSED_RETRY_SECONDS[self._refusals - 1]
+        """After a minute and after five, but no later than it would be tried if it were parked."""
+        wait = min(REFUSED_RETRY_SECONDS[self._refusals - 1], self._config.auth_retry_seconds)
         wait = Backoff(wait, wait, self._random).wait_seconds(self._refusals)
         if self._is_to_be_said(ending.text, wait):
             worked = self._login in self._good_logins
