@@ -66,6 +66,7 @@ class PooledTask:
                 return task()
             finally:
                 self.thread = None
+                self._progress.expect(math.inf)  # a host's line may be long
 
         self._progress.expect(math.inf)
         try:

@@ -136,15 +136,17 @@ class IdleWorker(threading.Thread):
             self._close()
 
     def _recover(self, ending: Ending) -> None:
-        if ending.remedy is Remedy.HOST and self._host.is_down:
-            self._recovery.take_back_attempt()  # the next one waits in the host's line
+        reconnects = ending.remedy in (Remedy.RECONNECT, Remedy.HOST)
+        if reconnects and self._host.holds_back(self.mailbox.id, ending.remedy is Remedy.HOST):
+            self._recovery.wait_for_host(ending)
             self._progress.change_state(State.BACKING_OFF)
             return
-        if ending.remedy in (Remedy.RECONNECT, Remedy.HOST):
+        if reconnects:
             wait = self._recovery.back_off(ending.text, self._clock() - self._opened_at)
             self._progress.change_state(State.BACKING_OFF)
         else:
             wait = self._recovery.park(ending)
+            self._host.give_up_place(self.mailbox.id)
             self._progress.change_state(State.PARKED)
         self._progress.expect_try(wait)
         self._pause(wait)
@@ -155,8 +157,9 @@ class IdleWorker(threading.Thread):
         if mailbox.problem:
             raise MailboxUnusable(f"the row cannot be used: {mailbox.problem}")
         password = self._pool.run(lambda: self._services.decrypt(mailbox.stored_password))
-        with self._host.connecting(mailbox.id, self._woken.set, self._wait):
+        with self._host.connecting(mailbox.id, self._woken.set, self._wait, self._pool.run):
             session = self._pool.run(lambda: self._open(password))
+            self._host.session_began(mailbox.id, session.is_alive)
         self._recovery.logged_in()
         return session
 
@@ -170,6 +173,7 @@ class IdleWorker(threading.Thread):
     def _close(self) -> None:
         """Leave the session; what it had still heard counts."""
         session, self._session = self._session, None
+        self._host.session_ended(self.mailbox.id)
         if session is not None:
             try:
                 self._hear(session.take_events())
