@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 # Until the handlers are installed there is nothing to stop in order: a stop ends the process with
-# status 0, as later, and SIGHUP and SIGUSR1 do not end it.
+# the status that it has later, and SIGHUP and SIGUSR1 do not end it.
 if __name__ == "__main__":
     for _number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(_number, lambda _signum, _frame: os._exit(0))
+        signal.signal(_number, lambda _signum, _frame: os._exit("check" in sys.argv))
     for _number in (signal.SIGHUP, signal.SIGUSR1):
         signal.signal(_number, signal.SIG_IGN)
 
 import argparse
-import sys
+import queue
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,6 +36,7 @@ from .imap.connector import Connector, tls_context
 from .log import Log, escape, open_standard_descriptors, sanitize
 from .log import database_logger as logger
 from .mailbox import Mailbox
+from .progress import Progress
 from .scan.client import ScanClient
 from .scan.line import ScanLine
 from .scan.scanner import Scanner
@@ -46,6 +50,8 @@ EX_FAULT = 1
 EX_CONFIG = 78  # sysexits.h
 # Connections that are made at once; what one host gets of them is bounded on its own.
 CONNECT_THREADS = 128
+# How often the preflight shows its progress anew, which the log's lines have covered.
+PROGRESS_SECONDS = 0.25
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,11 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     output = Log(level, descriptor, _secrets(values, config))
     if not preflight:
         _run_daemon(config, max_sessions, output)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
-    well = _check(config).run()
-    output.drain()
-    return EX_OK if well else EX_FAULT
+    return _run_check(config, output)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,11 +105,50 @@ def _secrets(values: Mapping[str, str], config: Config) -> list[str]:
     return [values["ADMIN_SECRET"], values["ENCRYPTION_KEY"], password_of(config.database)]
 
 
+def _run_check(config: Config, output: Log) -> int:
+    """The preflight, on a thread of its own: whatever it waits for, Ctrl-C ends it at once."""
+    check = _check(config)
+    events: queue.SimpleQueue[str | bool | None] = queue.SimpleQueue()
+
+    def run() -> None:
+        well = False
+        try:
+            well = check.run(events.put)
+        finally:
+            events.put(well)
+
+    _install_stop(lambda: events.put(None))
+    threading.Thread(target=run, name="check", daemon=True).start()
+    well = _outcome(events)
+    if well is None:
+        check.say_interrupted()
+    output.drain()
+    if well is None:
+        os._exit(EX_FAULT)  # as in the daemon: its threads may hang
+    return EX_OK if well else EX_FAULT
+
+
+def _outcome(events: queue.SimpleQueue[str | bool | None]) -> bool | None:
+    """What the preflight ends with, None where it is interrupted; texts are its progress."""
+    progress = Progress()
+    text = ""
+    while True:
+        with suppress(queue.Empty):
+            event = events.get(timeout=PROGRESS_SECONDS)
+            if not isinstance(event, str):
+                progress.show("")
+                return event
+            text = event
+        progress.show(text)
+
+
 def _check(config: Config) -> Check:
+    connector = Connector(tls_context(), config)
     return Check(
         ConnectionStore(config.database, config.query).read,
         PasswordCipher(config.encryption_key, config.encryption_layout).decrypt,
-        Connector(tls_context(), config).session,
+        connector.session,
+        Hosts(config, time.monotonic, connector.resolver),
         ScanClient(config).reach,
     )
 
@@ -154,18 +195,23 @@ def _services(config: Config) -> Services:
     )
 
 
-def _install_signal_handlers(supervisor: Supervisor) -> None:
-    """SIGTERM and SIGINT stop in order, a second one ends at once; SIGHUP reads the rows now,
-    SIGUSR1 logs how the mailboxes are doing.
-    """
+def _install_stop(stop: Callable[[], None]) -> None:
+    """Have SIGTERM and SIGINT call ``stop``; a second one ends the process at once."""
 
-    def stop(_signum: int, _frame: object) -> None:
+    def handle(_signum: int, _frame: object) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        supervisor.stop()
+        stop()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+
+
+def _install_signal_handlers(supervisor: Supervisor) -> None:
+    """SIGTERM and SIGINT stop in order; SIGHUP reads the rows now, SIGUSR1 logs how the mailboxes
+    are doing.
+    """
+    _install_stop(supervisor.stop)
     signal.signal(signal.SIGHUP, lambda _signum, _frame: supervisor.post(supervisor.refresh))
     signal.signal(signal.SIGUSR1, lambda _signum, _frame: supervisor.post(supervisor.report))
 

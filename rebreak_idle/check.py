@@ -2,23 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from itertools import zip_longest
 
 from .errors import (
     DatabaseError,
+    HostUnreachable,
     LoginRefused,
+    NameUnusable,
     PasswordUnreadable,
     RebreakError,
     ScanFailed,
     SessionLost,
 )
+from .host import Host
+from .hosts import Endpoint, Hosts
 from .imap.session import Session
 from .log import Logger, sanitize
 from .log import database_logger as logger
 from .mailbox import Mailbox
 
-MAILBOXES_AT_ONCE = 8
+# What one host gets of them is bounded on its own.
+MAILBOXES_AT_ONCE = 32
+# How often a mailbox that waits for its host looks whether that is given up.
+LOOK_AGAIN_SECONDS = 0.5
+
+
+class NotTried(HostUnreachable):
+    """The host is given up."""
+
+
+class Trials:
+    """How hosts do in the preflight. Any thread may call.
+
+    The daemon's limits hold. A host that is down is probed once; if that fails too it is given up,
+    because the daemon's patience would take hours where hundreds of mailboxes wait.
+    """
+
+    def __init__(self) -> None:
+        self._failures: defaultdict[Endpoint | Host | None, int] = defaultdict(int)  # in a row
+        self._given_up: set[Endpoint | Host | None] = set()
+
+    @contextmanager
+    def connecting(self, endpoint: Endpoint, mailbox_id: str) -> Iterator[None]:
+        """Wait for the host's turn, as `Endpoint.connecting`; in the block the mailbox is tried.
+
+        Raises:
+            NotTried: the host is given up.
+        """
+        woken = threading.Event()
+
+        def wait(seconds: float) -> None:
+            self._check(endpoint)
+            woken.wait(min(seconds, LOOK_AGAIN_SECONDS))
+            woken.clear()
+
+        self._check(endpoint)
+        is_probe = endpoint.is_down
+        try:
+            with endpoint.connecting(mailbox_id, woken.set, wait):
+                is_probe = endpoint.is_down
+                yield
+        except NotTried:
+            raise
+        except HostUnreachable as error:
+            self._failed(endpoint if isinstance(error, NameUnusable) else endpoint.host, is_probe)
+            raise
+        except RebreakError:
+            self._was_reached(endpoint)
+            raise
+        self._was_reached(endpoint)
+
+    def _failed(self, what: Endpoint | Host | None, is_probe: bool) -> None:
+        self._failures[what] += 1
+        if is_probe:
+            self._given_up.add(what)
+
+    def _was_reached(self, endpoint: Endpoint) -> None:
+        for what in (endpoint, endpoint.host):
+            self._failures.pop(what, None)
+            self._given_up.discard(what)
+
+    def _check(self, endpoint: Endpoint) -> None:
+        for what in (endpoint, endpoint.host):
+            if what in self._given_up:
+                raise NotTried(
+                    f"not tried: {endpoint.shown} is down, {self._failures[what]} mailboxes in a "
+                    "row could not connect"
+                )
 
 
 class Check:
@@ -29,32 +104,45 @@ class Check:
         read_rows: Callable[[], list[Mailbox]],
         decrypt: Callable[[str], str],
         connect: Callable[[Mailbox, Callable[[], bool]], Session],
+        hosts: Hosts,
         reach_backend: Callable[[], str],
     ) -> None:
         self._read_rows = read_rows
         self._decrypt = decrypt
         self._connect = connect
+        self._hosts = hosts
         self._reach_backend = reach_backend
+        self._trials = Trials()
+        self._total = self._tried = 0
 
-    def run(self) -> bool:
-        """Log every finding and a summary; True when all is well."""
+    def run(self, show: Callable[[str], None]) -> bool:
+        """Log every finding and a summary; True when all is well.
+
+        ``show`` is called again and again with how far it is.
+        """
         logger.info("environment: ok")
         rows = self._rows()
-        with ThreadPoolExecutor(MAILBOXES_AT_ONCE) as pool:
-            mailboxes = list(pool.map(self._mailbox_is_well, rows or []))
+        ready = self._try_all(rows or [], show)
         backend = self._backend_is_well()
-        bad = mailboxes.count(False)
-        well = rows is not None and not bad and backend
+        well = bool(rows) and ready == len(rows or []) and backend
         report = logger.info if well else logger.error
         report(
             "check %s — database %s, %d of %d mailboxes ready, backend %s",
             "passed" if well else "failed",
-            "ok" if rows is not None else "not usable",
-            len(mailboxes) - bad,
-            len(mailboxes),
+            "not usable" if rows is None else "ok" if rows else "without rows",
+            ready,
+            self._total,
             "reached" if backend else "not reached",
         )
         return well
+
+    def say_interrupted(self) -> None:
+        """Log how far it came."""
+        logger.error(
+            "check interrupted — %d of %d mailboxes tried, nothing is known of the rest",
+            self._tried,
+            self._total,
+        )
 
     def _rows(self) -> list[Mailbox] | None:
         try:
@@ -62,8 +150,29 @@ class Check:
         except DatabaseError as error:
             logger.error("database: %s", sanitize(str(error)))
             return None
-        logger.info("database: ok, %d active connections", len(rows))
+        if rows:
+            logger.info("database: ok, %d active connections", len(rows))
+        else:
+            logger.error(
+                "database: the query returns no rows, so no mailbox would be watched; row-level "
+                "security may hide them from the user of DATABASE_URL: give it a policy, or "
+                "BYPASSRLS"
+            )
         return rows
+
+    def _try_all(self, mailboxes: list[Mailbox], show: Callable[[str], None]) -> int:
+        """How many are ready."""
+        ready, self._total = 0, len(mailboxes)
+        show(f"0 of {self._total} …")
+        with ThreadPoolExecutor(MAILBOXES_AT_ONCE, "check") as pool:
+            findings = [
+                pool.submit(self._mailbox_is_well, mailbox) for mailbox in _in_turns(mailboxes)
+            ]
+            for finding in as_completed(findings):
+                ready += finding.result()
+                self._tried += 1
+                show(f"{self._tried} of {self._total} …")
+        return ready
 
     def _backend_is_well(self) -> bool:
         try:
@@ -99,6 +208,10 @@ class Check:
     def _try_mailbox(self, mailbox: Mailbox) -> str:
         if mailbox.problem:
             raise RebreakError(f"the row cannot be used: {mailbox.problem}")
+        with self._trials.connecting(self._hosts.at(mailbox), mailbox.id):
+            return self._log_in(mailbox)
+
+    def _log_in(self, mailbox: Mailbox) -> str:
         session = self._connect(mailbox, lambda: False)
         try:
             session.connect()
@@ -113,3 +226,11 @@ class Check:
             return f"INBOX has {count} messages, {way}"
         finally:
             session.close()
+
+
+def _in_turns(mailboxes: list[Mailbox]) -> list[Mailbox]:
+    """One of each server, then the next of each: the many of a slow one do not go before others."""
+    by_server: defaultdict[tuple[str, int], list[Mailbox]] = defaultdict(list)
+    for mailbox in mailboxes:
+        by_server[mailbox.host.lower(), mailbox.port].append(mailbox)
+    return [mailbox for turn in zip_longest(*by_server.values()) for mailbox in turn if mailbox]

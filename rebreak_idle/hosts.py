@@ -52,6 +52,11 @@ class Endpoint:
         self._sessions: dict[str, Host] = {}
 
     @property
+    def shown(self) -> str:
+        """What the log calls it."""
+        return self._name.shown
+
+    @property
     def is_down(self) -> bool:
         """Whether all mailboxes wait for one that probes."""
         return self._name.is_down or (self.host is not None and self.host.is_down)

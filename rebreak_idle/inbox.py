@@ -27,6 +27,8 @@ class Inbox:
         self._uids = UidTracker()
         self._renewal = Renewal(config.idle_renew_seconds)
         self._polling_notes = RepeatFilter(clock)
+        self._unreadable = RepeatFilter(clock)
+        self._mute = RepeatFilter(clock)
         self._short_idles = 0
 
     @property
@@ -34,28 +36,32 @@ class Inbox:
         """How long the next IDLE is to last."""
         return self._renewal.interval_seconds
 
-    def hear(self, lines: list[Line]) -> str | None:
-        """Take in what the server said; the reason for a scan, or None."""
-        kinds = {line.kind for line in lines}
+    def hear(self, lines: list[Line], in_idle: bool = True) -> str | None:
+        """Take in what the server said; the reason for a scan, or None.
+
+        What it says only once it is asked, not ``in_idle``, is no proof that it announces mail.
+        """
+        is_news = False
         for line in lines:
             if line.kind is Kind.EXISTS:
-                self._uids.announced(line.number)
+                is_news |= self._uids.announced(line.number)
             elif line.kind is Kind.EXPUNGE:
                 self._uids.expunged(line.number)
-        if Kind.EXISTS in kinds:
-            self._hear_exists()
+        if is_news:
+            self._hear_exists(in_idle)
             return EXISTS
-        if Kind.UNREADABLE in kinds:
+        unreadable = [line.text for line in lines if line.kind is Kind.UNREADABLE]
+        if unreadable and self._unreadable.should_log("unreadable"):
             self._logger.warning(
                 "the server said what cannot be understood, a scan is made in case it was mail: %s",
-                sanitize(ascii(next(line.text for line in lines if line.text))),
+                sanitize(ascii(unreadable[0])),
             )
-            return CATCH_UP
-        return None
+        return CATCH_UP if unreadable else None
 
-    def _hear_exists(self) -> None:
+    def _hear_exists(self, in_idle: bool) -> None:
         self._logger.info("exists-event received (new mail)")
-        if self._renewal.announced():
+        if in_idle and self._renewal.announced():
+            self._mute.forget()
             self._logger.info(
                 "the server announces mail again: idle is renewed every %s as usual",
                 interval_text(self.renew_seconds),
@@ -68,10 +74,11 @@ class Inbox:
     def mail_was_not_announced(self) -> None:
         """A whole IDLE went by without a word of mail that came: it is renewed sooner now."""
         self._renewal.unannounced()
-        self._logger.warning(
-            "the server did not announce mail that came: idle is now renewed every %s",
-            interval_text(self.renew_seconds),
-        )
+        every = interval_text(self.renew_seconds)
+        if self._mute.should_log(every):
+            self._logger.warning(
+                "the server did not announce mail that came: idle is now renewed every %s", every
+            )
 
     def pause_after_idle(self, renewed: bool, lasted_seconds: float) -> float:
         """How long to wait after an IDLE that was ``renewed``, or that the server ended by itself:

@@ -169,6 +169,12 @@ class Supervisor:
                 len(rows),
                 self._max_sessions,
             )
+        if not rows:
+            logger.warning(
+                "the query returns no rows: no mailbox is watched, sessions that ran are closed; "
+                "row-level security may hide the rows from the user of DATABASE_URL: give it a "
+                "policy, or BYPASSRLS"
+            )
         logger.info("refreshed — %d active connections, %d sessions", len(rows), sessions)
         self._on_refreshed(rows)
 

@@ -17,7 +17,7 @@ from .log import Logger
 from .mailbox import Mailbox
 from .pooled import COMMANDS_IN_A_ROW, PooledTask
 from .recovery import Ending, Recovery, Remedy
-from .scan.pending import CATCH_UP, POLL
+from .scan.pending import CATCH_UP, EXISTS, POLL
 from .scan.scanner import Scanner
 from .services import Services, SessionLike
 from .status import Progress, State, Status
@@ -156,9 +156,10 @@ class IdleWorker(threading.Thread):
         mailbox = self.mailbox
         if mailbox.problem:
             raise MailboxUnusable(f"the row cannot be used: {mailbox.problem}")
-        password = self._pool.run(lambda: self._services.decrypt(mailbox.stored_password))
-        with self._host.connecting(mailbox.id, self._woken.set, self._wait, self._pool.run):
-            session = self._pool.run(lambda: self._open(password))
+        pool = self._pool
+        password = pool.run(lambda: self._services.decrypt(mailbox.stored_password))
+        with self._host.connecting(mailbox.id, self._woken.set, pool.wait_in_line, pool.run):
+            session = pool.run(lambda: self._open(password))
             self._host.session_began(mailbox.id, session.is_alive)
         self._recovery.logged_in()
         return session
@@ -218,9 +219,9 @@ class IdleWorker(threading.Thread):
             self._logger.info("idle renewing (%s threshold)", interval_text(interval))
         self._pause(self._inbox.pause_after_idle(renewed, self._clock() - began_at))
         self._progress.expect(COMMANDS_IN_A_ROW * self._services.config.imap_timeout_seconds)
-        self._hear(session.end_idle())
+        told_late = self._hear(session.end_idle(), in_idle=not renewed)
         finding, idling = self._examine_and_idle(session)
-        if finding is Finding.UNANNOUNCED and renewed:
+        if renewed and (finding is Finding.UNANNOUNCED or told_late == EXISTS):
             self._inbox.mail_was_not_announced()
         return idling
 
@@ -233,8 +234,8 @@ class IdleWorker(threading.Thread):
             self._send_owed(look_up)
             self._progress.expect(longest)
             left = min(look_up, self.scanner.next_try_at) - self._clock()
-            if lines := session.wait(max(0.0, left)):
-                self._hear(lines)
+            self._hear(session.wait(max(0.0, left)))
+            self._pause(session.rest_seconds)
 
     def _examine_and_idle(self, session: SessionLike) -> tuple[Finding, bool]:
         """What EXAMINE found is owed even if the session breaks before IDLE."""
@@ -249,11 +250,12 @@ class IdleWorker(threading.Thread):
             self.scanner.owe(reason)
         return finding
 
-    def _hear(self, lines: list[Line]) -> None:
-        """Take in what the server said."""
-        if reason := self._inbox.hear(lines):
+    def _hear(self, lines: list[Line], in_idle: bool = True) -> str | None:
+        """Take in what the server said; why a scan is owed for it, if one is."""
+        if reason := self._inbox.hear(lines, in_idle):
             self.scanner.owe(reason)
             self.scanner.send_due()
+        return reason
 
     # What is owed, and the waits
 

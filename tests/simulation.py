@@ -248,6 +248,7 @@ class SimulatedSession:
         """On the way to the client."""
         self.heard: list[Line] = []
         self.selected = self.idling = self.dead = self.silent = False
+        self.rest_seconds = 0.0
         self.silent_since = 0.0
 
     @property

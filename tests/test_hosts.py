@@ -23,6 +23,7 @@ from recording_backend import RecordingBackend
 from rig import stored
 from scripted_imap import Connection, Mailbox, ScriptedImap
 from servers import Certificates, Database, free_port
+from simulation import World
 from waiting import wait_for
 
 from rebreak_idle.errors import HostUnreachable
@@ -329,6 +330,23 @@ def test_what_was_under_way_first_decides_whether_a_host_is_down() -> None:
     for number in range(9, 13):
         host.refused(str(number), REFUSED, line)
     assert host.is_down
+
+
+def test_who_waits_for_a_host_that_is_down_makes_progress() -> None:
+    """The line may be long: nobody in it counts as stuck."""
+    world = World(7, 1)
+    for server in world.servers.values():
+        server.up = False
+    try:
+        world.refresh()
+        for _ in range(30):
+            world.pass_time(60)
+            assert not any(worker.is_overdue() for worker in world.workers)
+        world.mend()
+        world.pass_time(600)
+        assert all(server.sessions for server in world.servers.values())
+    finally:
+        world.end()
 
 
 # Names and addresses, the whole program

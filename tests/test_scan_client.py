@@ -164,14 +164,72 @@ def test_a_secret_is_sent_as_it_is(serve: Serve) -> None:
     assert b"x-admin-secret: 100%d %s {0} ~\r\n" in server.requests[0][0]
 
 
-def test_the_front_page_is_asked_for_without_the_secret(serve: Serve) -> None:
-    """What answers there is shown, whatever it is, and no redirect is followed."""
-    backend, server = serve([b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"])
-    assert backend.reach() == "302 Found"
+def bare(status: int, headers: bytes = b"") -> bytes:
+    """An answer without a body."""
+    return b"HTTP/1.1 %d Words\r\n%sContent-Length: 0\r\n\r\n" % (status, headers)
+
+
+def test_the_endpoint_is_asked_for_without_the_secret(serve: Serve) -> None:
+    """By GET, without a body; what answers is shown."""
+    backend, server = serve([bare(405)], path="/folder")
+    assert backend.reach() == "405 Words to GET /api/mail/scan-internal"
     ((head, body),) = server.requests
-    assert head.startswith(b"GET / HTTP/1.1\r\n")
+    assert head.startswith(b"GET /folder/api/mail/scan-internal HTTP/1.1\r\n")
     assert b"secret" not in head.lower()
+    assert b"content-type" not in head.lower()
     assert body == b""
+
+
+def test_the_endpoint_is_asked_with_the_secret_where_it_wants_it(serve: Serve) -> None:
+    """Refused without it and not with it: it is right."""
+    backend, server = serve([bare(401)], [bare(400)])
+    assert backend.reach().startswith("400 Words to GET /api/mail/scan-internal with ADMIN_SECRET")
+    heads = [head for head, _ in server.requests]
+    assert [b"x-admin-secret: the secret\r\n" in head for head in heads] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "status", [101, 300, 301, 302, 304, 308, 407, 421, 426, 502, 503, 504, 520, 530]
+)
+def test_an_endpoint_that_no_scan_would_reach(serve: Serve, status: int) -> None:
+    """A redirect, or a proxy without its backend, would answer a scan in the same way."""
+    backend, server = serve([bare(status, b"Location: /x\r\n")])
+    with pytest.raises(ScanFailed, match=f"the backend answered {status} Words"):
+        backend.reach()
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_an_endpoint_that_refuses_the_secret(serve: Serve, status: int) -> None:
+    """With the secret as without it."""
+    backend, _ = serve([bare(status)], [bare(status)])
+    with pytest.raises(ScanFailed, match="ADMIN_SECRET or ADMIN_SECRET_HEADER is wrong"):
+        backend.reach()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<center>The plain HTTP request was sent to HTTPS port</center>",
+        b"Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />",
+        b"Client sent an HTTP request to an HTTPS server.\n",
+    ],
+)
+def test_a_port_that_wants_tls(serve: Serve, page: bytes) -> None:
+    """As nginx, Apache and Go say it: a scan would be refused as well."""
+    backend, _ = serve([plain(page).replace(b"200 OK", b"400 Bad Request")])
+    with pytest.raises(ScanFailed, match="the backend answered 400 Bad Request"):
+        backend.reach()
+
+
+@pytest.mark.parametrize("status", [200, 204, 400, 404, 415, 422, 429, 500, 501])
+def test_an_answer_that_may_be_about_the_method(serve: Serve, status: int) -> None:
+    """A backend that takes POST there may answer so to a GET."""
+    backend, _ = serve([bare(status)])
+    assert backend.reach() == (
+        f"{status} Words to GET /api/mail/scan-internal, "
+        "which does not tell whether the scan endpoint is there"
+    )
 
 
 def test_a_path_before_the_endpoint(serve: Serve) -> None:

@@ -32,6 +32,7 @@ class Session:
     """A session that idles until it is aborted or told to stop; a test makes it misbehave."""
 
     offers_idle = True
+    rest_seconds = 0.0
 
     def __init__(self, mailbox: Mailbox, is_stopping: Callable[[], bool]) -> None:
         self.mailbox = mailbox
@@ -262,3 +263,14 @@ def test_a_row_that_goes_takes_what_it_owes_with_it() -> None:
         supervisor.post(lambda: supervisor.refreshed([]))
         lines.wait("refreshed — 0 active connections, 0 sessions")
         assert scanner._withdrawn
+
+
+def test_no_rows_at_all_are_warned_of_at_each_refresh() -> None:
+    """The sessions are closed as the rows say, and the log names what may have hidden them."""
+    with supervised({"well": Session}) as (lines, supervisor):
+        lines.wait("[idle/well@example.org] connected (h:993)")
+        assert not any("row-level" in line for line in lines.lines)
+        for number in (1, 2):
+            supervisor.post(lambda: supervisor.refreshed([]))
+            lines.wait("refreshed — 0 active connections, 0 sessions", number)
+            assert sum("row-level security may hide" in line for line in lines.lines) == number

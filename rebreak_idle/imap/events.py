@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from .responses import Kind, Line
 
 # What is kept of one portion, or of one answer, after it was put together.
-MAX_EVENTS = 1000
+MAX_EVENTS = 2000
+
+
+class Phase(Enum):
+    """What the lines are that are read now; the continuation means something in IDLE_BEGINS only,
+    and in IDLING only lines that are at hand are read.
+    """
+
+    ANSWERS = auto()
+    IDLE_BEGINS = auto()
+    IDLING = auto()
+    IDLE_ENDS = auto()
 
 
 @dataclass(slots=True)
@@ -27,11 +39,13 @@ class IdleEvents:
         """Keep what the line says, in as little room as it takes; False when it is too much.
 
         Growing EXISTS need only the last, EXPUNGE their number, and of what is unreadable the
-        first tells enough.
+        first tells enough. An EXISTS that says what the EXPUNGE since the last one left says
+        nothing new.
         """
         last = self.lines[-1] if self.lines else None
         if last is None or last.kind is not line.kind:
-            self.lines.append(line)
+            if not self._is_what_is_left(line):
+                self.lines.append(line)
         elif line.kind is Kind.EXPUNGE:
             self.lines[-1] = Line(Kind.EXPUNGE, last.number + line.number)
         elif line.kind is Kind.EXISTS and line.number < last.number:
@@ -39,6 +53,18 @@ class IdleEvents:
         elif line.kind is Kind.EXISTS:
             self.lines[-1] = line
         return len(self.lines) <= MAX_EVENTS
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether the EXISTS that was added last said nothing new."""
+        return self.lines[-1].kind is Kind.EXPUNGE
+
+    def _is_what_is_left(self, line: Line) -> bool:
+        kinds = [line.kind for line in self.lines[-2:]]
+        if line.kind is not Kind.EXISTS or kinds != [Kind.EXISTS, Kind.EXPUNGE]:
+            return False
+        exists, expunged = self.lines[-2:]
+        return line.number == exists.number - expunged.number
 
     def take(self) -> list[Line]:
         """The lines so far; each is handed out once. The number of EXPUNGE is how many."""

@@ -7,7 +7,6 @@ import os
 import select
 import socket
 import ssl
-from typing import NoReturn
 
 from .addresses import AddressOrder
 
@@ -43,19 +42,30 @@ def over_tls(
     """The socket for TLS, before the handshake, in place of ``sock``.
 
     Raises:
-        OSError: the connection was reset already.
+        HandshakeClosed: the connection was reset already.
     """
-    sock.getpeername()  # where that fails, wrap_socket leaves a part of itself open
-    return context.wrap_socket(
-        sock, server_hostname=host, do_handshake_on_connect=False, session=session
-    )
-
-
-def raise_handshake_error(error: OSError) -> NoReturn:
-    """Raise what an error of the handshake means."""
-    if is_closed_by_server(error):
+    try:
+        sock.getpeername()  # where that fails, wrap_socket leaves a part of itself open
+        return context.wrap_socket(
+            sock, server_hostname=host, do_handshake_on_connect=False, session=session
+        )
+    except OSError as error:
         raise HandshakeClosed from error
-    raise error
+
+
+def shake_hands(sock: ssl.SSLSocket) -> None:
+    """Do the TLS handshake.
+
+    Raises:
+        HandshakeClosed: the server closed the connection.
+        OSError: anything else.
+    """
+    try:
+        sock.do_handshake()
+    except OSError as error:
+        if is_closed_by_server(error):
+            raise HandshakeClosed from error
+        raise
 
 
 def is_closed_by_server(error: OSError) -> bool:
@@ -67,7 +77,7 @@ def is_closed_by_server(error: OSError) -> bool:
         return True
     if isinstance(error, ssl.SSLError):
         return error.reason == "UNEXPECTED_EOF_WHILE_READING"
-    return isinstance(error, ConnectionError) or error.errno in (0, errno.ENOTCONN)
+    return isinstance(error, ConnectionError) or error.errno == 0
 
 
 def concerns_name(error: BaseException | None) -> bool:
@@ -99,9 +109,14 @@ def describe_end(sock: socket.socket) -> str:
     return "the server closed the connection"
 
 
+def is_timeout(error: OSError) -> bool:
+    """Whether our own time-out passed; one of the system's has a number."""
+    return isinstance(error, TimeoutError) and error.errno is None
+
+
 def describe(error: OSError) -> str:
     """What an operating system or TLS error says, in few words."""
-    if isinstance(error, TimeoutError) and error.errno is None:  # a time-out of the socket's
+    if is_timeout(error):
         return "no answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate not accepted: {error.verify_message}"

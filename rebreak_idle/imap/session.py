@@ -17,8 +17,8 @@ from ..mailbox import Mailbox
 from .addresses import Resolver
 from .credentials import forms, refuse_control_characters
 from .events import IdleEvents
-from .flood import Flood
-from .network import concerns_name, describe, is_open
+from .network import concerns_name, describe, is_open, is_timeout
+from .pace import Pace
 from .refusals import Blame, classify_refusal
 from .responses import Kind, Line, read_line
 from .stream import Stream
@@ -50,7 +50,9 @@ class Session:
         self._idling = False
         self._logged_in = False
         self._secrets: tuple[str, ...] = ()
-        self._flood = Flood()
+        self._pace = Pace()
+        self.rest_seconds = 0.0
+        """How long to leave a server alone that says much, before the next `wait`."""
 
     def open(self, password: str) -> None:
         """Connect, secure the connection and log in.
@@ -101,18 +103,9 @@ class Session:
             return bool(self._client.has_capability("IDLE"))
 
     def examine(self) -> Snapshot:
-        """EXAMINE INBOX (read-only, RFC 9051, section 6.3.3).
-
-        An answer with more than one EXISTS mixes news of the selection before or after it with its
-        own: then nobody can say what UIDNEXT includes, and it counts as not told.
-        """
+        """EXAMINE INBOX (read-only, RFC 9051, section 6.3.3)."""
         with self._translated("examining INBOX"):
-            counts, uidnext, uidvalidity = self._client.transport.examine("INBOX")
-        return Snapshot(
-            exists=counts[-1] if counts else 0,
-            uidnext=uidnext[-1] if uidnext and len(counts) == 1 else None,
-            uidvalidity=uidvalidity[-1] if uidvalidity else None,
-        )
+            return self._client.transport.examine("INBOX")
 
     def start_idle(self) -> bool:
         """IDLE (RFC 2177); False when the server answers NO or BAD to it.
@@ -138,9 +131,7 @@ class Session:
         with self._translated("in IDLE"):
             # What it returns is in the events too, where an error afterwards does not lose it.
             self._client.idle_check(0 if events.lines or events.bye else seconds)
-        if bound := self._flood.count(stream.answer_bytes):
-            stream.close_reason = f"provider trouble: the server floods us, it sent {bound}"
-            raise SessionLost(stream.close_reason)
+        self.rest_seconds = self._pace.rest_seconds(stream.answer_bytes)
         if events.idle_over:
             self._idling = False
         if events.lines:
@@ -276,8 +267,13 @@ class Session:
         if isinstance(error, ssl.SSLError):
             return describe(error)
         if isinstance(error, OSError):
-            return f"network trouble: {describe(error)}"
-        said = self._redacted(self._events.last.decode("utf-8", "replace")).strip()
+            is_alive = is_timeout(error) and self._stream.answer_bytes
+            hint = ", though it sends signs of life: raise IMAP_TIMEOUT_SECONDS" if is_alive else ""
+            return f"network trouble: {describe(error)}{hint}"
+        last = self._events.last
+        if read_line(last.rstrip()).kind is Kind.TAGGED:
+            last = last.split(None, 1)[1]  # our own tag tells nobody anything
+        said = self._redacted(last.decode("utf-8", "replace")).strip()
         if said:
             return f"provider trouble: the server answered {said!a}"
         return f"provider trouble: the server's answer made no sense ({error.__class__.__name__})"

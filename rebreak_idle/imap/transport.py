@@ -7,27 +7,28 @@ RFC 9051 IMAP.
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Callable
-from enum import Enum, auto
 from typing import Any
 
 import imapclient
 from imapclient.tls import IMAP4_TLS
 
 from .addresses import Address
+from .answers import in_plain_form, is_unwanted, last_number, status_numbers
 from .credentials import quoted
-from .events import MAX_EVENTS, IdleEvents
+from .events import MAX_EVENTS, IdleEvents, Phase
 from .responses import Kind, Line, read_line
 from .stream import Stream
+from .uids import Snapshot
 
+QUOTED_BYTES = 2000
 LONGEST_POLL_SECONDS = 86400.0  # where IMAPClient would wait for ever
 
 # Names that imaplib and IMAPClient do not document, and what they are used for; a test holds them.
 PRIVATE_NAMES = {
-    "IMAP4._simple_command": "send a command and wait for its answer (LOGIN, STARTTLS)",
-    "IMAP4._command": "send a command and do not wait (ID, LOGOUT)",
+    "IMAP4._simple_command": "send a command and wait for its answer (LOGIN, STARTTLS, ID)",
+    "IMAP4._command": "send a command and do not wait (LOGOUT)",
     "IMAP4._get_capabilities": "ask again after STARTTLS",
     "IMAP4._refresh_capabilities": "overridden: from Python 3.14 on a login would ask once more",
     "IMAP4._log": "overridden: it would keep LOGIN with its password",
@@ -40,18 +41,6 @@ PRIVATE_NAMES = {
 }
 
 _EVENTS = (Kind.EXISTS, Kind.EXPUNGE, Kind.UNREADABLE)
-_KEYWORD = re.compile(rb"\* (?:[0-9]+ )?[A-Za-z-]+")
-
-
-class Phase(Enum):
-    """What the lines are that are read now; the continuation means something in IDLE_BEGINS only,
-    and in IDLING only lines that are at hand are read.
-    """
-
-    ANSWERS = auto()
-    IDLE_BEGINS = auto()
-    IDLING = auto()
-    IDLE_ENDS = auto()
 
 
 class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
@@ -71,6 +60,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         self._addresses = addresses
         self._implicit_tls = tls
         self._phase = Phase.ANSWERS
+        self._has_announced = False
         self._idle_tag = b""
         super().__init__(host, ssl_context=context)
 
@@ -124,23 +114,43 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         if "capabilities" not in vars(self):
             self._get_capabilities()
 
-    def examine(self, mailbox: str) -> tuple[list[int], list[int], list[int]]:
-        """EXAMINE; all numbers of EXISTS, UIDNEXT and UIDVALIDITY that came with its answer."""
+    def examine(self, mailbox: str) -> Snapshot:
+        """EXAMINE; where it tells no UIDNEXT or UIDVALIDITY, STATUS is asked (RFC 9051, 6.3.11).
+
+        With more than one EXISTS, news is mixed with the answer, and UIDNEXT counts as not told.
+        """
         typ, data = self.select(mailbox, readonly=True)
         if typ != "OK":
             raise self.error(f"EXAMINE refused: {data!r}")
-        return self._numbers("EXISTS"), self._numbers("UIDNEXT"), self._numbers("UIDVALIDITY")
+        uidnext, uidvalidity = self._last_number("UIDNEXT"), self._last_number("UIDVALIDITY")
+        if not (uidnext and uidvalidity):
+            told = status_numbers(self._if_known(self.status, mailbox, "(UIDNEXT UIDVALIDITY)"))
+            uidnext, uidvalidity = uidnext or told[0], uidvalidity or told[1]
+        exists = self.untagged_responses.get("EXISTS", [])
+        return Snapshot(
+            exists=self._last_number("EXISTS") or 0,
+            uidnext=uidnext if len(exists) == 1 else None,
+            uidvalidity=uidvalidity,
+        )
 
-    def _numbers(self, name: str) -> list[int]:
-        """The numbers of an untagged response, all that came."""
+    def _last_number(self, name: str) -> int | None:
         try:
-            return [int(number) for number in self.untagged_responses.get(name, [])]
+            return last_number(self.untagged_responses.get(name, []))
         except (TypeError, ValueError) as error:
             raise self.error(f"{name} without a number") from error
 
     def send_id(self, fields: str) -> None:
-        """Send ID (RFC 2971) and do not wait: its answer is read with the next command's."""
-        self._command("ID", fields)
+        """ID (RFC 2971)."""
+        self._if_known(self._simple_command, "ID", fields)
+
+    def _if_known(self, command: Callable[..., Any], *args: str) -> object:
+        """What a command answers that a server need not know; None where it refuses it."""
+        try:
+            return command(*args)[1]
+        except self.abort:
+            raise
+        except self.error:
+            return None
 
     def send(self, data: bytes) -> None:
         if self._phase is Phase.IDLE_BEGINS:
@@ -159,7 +169,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         if self._phase is Phase.IDLING:
             return self._announcement_at_hand()
         line = self._answer_line() if self._phase is Phase.ANSWERS else self._idle_line()
-        return line.rstrip(b"\r\n") + b"\r\n" if line else b""
+        return in_plain_form(line.rstrip(b"\r\n")) + b"\r\n" if line else b""
 
     def shutdown(self) -> None:
         self.stream.close()
@@ -169,7 +179,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
 
     def in_phase(self, phase: Phase, action: Callable[..., Any], *args: object) -> Any:
         """Do what reads the lines of that phase."""
-        self._phase = phase
+        self._phase, self._has_announced = phase, False
         try:
             return action(*args)
         finally:
@@ -181,25 +191,29 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         self.mo, self.welcome = None, b""
 
     def log_out(self, from_idle: bool, wait: bool) -> None:
-        """DONE where it is due, and LOGOUT; read on to the answer or the end if ``wait``."""
+        """DONE where it is due, and LOGOUT; read on to their answers or the end if ``wait``."""
         if from_idle:
             self.stream.send(b"DONE\r\n")
+            self._skip_untagged(wait)
         self._command("LOGOUT")
-        while wait and self.stream.line().startswith((b"* ", self._idle_tag + b" ")):
+        self._skip_untagged(wait)
+
+    def _skip_untagged(self, wait: bool) -> None:
+        while wait and self.stream.line().startswith(b"* "):
             pass
 
     def _answer_line(self) -> bytes:
-        """The next line, its keyword in upper case: imaplib knows no other, IMAP allows any."""
-        line = self._note(self.stream.line())
-        keyword = _KEYWORD.match(line)
-        if keyword is None or keyword[0].isupper():
-            return line
-        return keyword[0].upper() + line[keyword.end() :]
+        """The next line that tells anything."""
+        while is_unwanted(line := self._note(self.stream.line())):
+            self.stream.not_kept(len(line))
+        return line
 
     def _idle_line(self) -> bytes:
         """The next line, while IDLE begins or ends, that IMAPClient is to see."""
         while raw := self.stream.line():
             kind = self._hear(raw).kind
+            if is_unwanted(raw) or (kind is Kind.EXISTS and self.events.is_explained):
+                self.stream.not_kept(len(raw))
             if kind is Kind.BYE:
                 return b"* BYE\r\n"
             if kind is Kind.TAGGED:
@@ -209,7 +223,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         return b""
 
     def _announcement_at_hand(self) -> bytes:
-        """The next EXISTS or EXPUNGE of those received; the other lines are only taken in.
+        """The first EXISTS of those received; the other lines are only taken in.
 
         At the end of the stream it is as if nothing more had come: IMAPClient keeps the error that
         imaplib raises there in a frame that the error holds, and with both the whole session.
@@ -219,8 +233,9 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
             if line.kind is Kind.TAGGED:
                 self.events.idle_over = True
                 self.tagged_commands.pop(self._idle_tag, None)
-            elif line.kind in (Kind.EXISTS, Kind.EXPUNGE):
-                return f"* {line.number} {line.kind.name}\r\n".encode()
+            elif line.kind is Kind.EXISTS and not self._has_announced:
+                self._has_announced = True
+                return b"* %d EXISTS\r\n" % line.number
         raise TimeoutError("no further line is at hand")
 
     def _hear(self, raw: bytes) -> Line:
@@ -237,8 +252,8 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
 
     def _note(self, raw: bytes) -> bytes:
         """Keep what a log line may want to quote."""
-        self.events.last = raw or self.events.last
-        if b"BYE" in raw.upper() and (line := read_line(raw.rstrip(b"\r\n"))).kind is Kind.BYE:
+        self.events.last = raw[:QUOTED_BYTES] or self.events.last
+        if b"BYE" in raw[:16].upper() and (line := read_line(raw.rstrip(b"\r\n"))).kind is Kind.BYE:
             self.events.bye = line.text.decode("utf-8", "replace").strip() or "without a reason"
         return raw
 

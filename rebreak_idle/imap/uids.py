@@ -14,7 +14,8 @@ class Finding(Enum):
     UNANNOUNCED = auto()
     """Mail came that was not announced."""
     UNKNOWN = auto()
-    """Nothing is known: the first snapshot, new UIDs, or a server that does not tell."""
+    """Nothing is known: the first snapshot, new UIDs, a server that does not tell, or that says two
+    things which contradict each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +34,40 @@ class UidTracker:
     UIDNEXT grows by one or more with each message (RFC 9051, section 2.3.1.1), and while INBOX is
     selected each arrival raises EXISTS by one, and nothing but EXPUNGE lowers it. So UIDNEXT less
     the last one is never below the number of arrivals, the announced ones are never above it, and
-    where the two are equal nothing came unannounced. Two things break this, and make a snapshot say
-    nothing: a count that falls without EXPUNGE; and a mail that came while EXAMINE was answered, is
-    in its UIDNEXT and was announced all the same, which shows in the number of messages.
+    where the two are equal nothing came unannounced. Three things break this, and make a snapshot
+    say nothing: a count that falls without EXPUNGE; a mail that came while EXAMINE was answered, is
+    in its UIDNEXT and was announced all the same; and one that is not in its UIDNEXT and in its
+    EXISTS. The last two show in the number of messages.
     """
 
     _last: Snapshot | None = None
     _count: int = 0
     _announced: int = 0
     _doubtful: bool = False
+    _lowered: bool = False
 
-    def announced(self, exists: int) -> None:
-        """The server announced ``* <exists> EXISTS``."""
+    def announced(self, exists: int) -> bool:
+        """The server announced ``* <exists> EXISTS``; False where that is only what EXPUNGE left,
+        which Courier says after it.
+        """
+        is_what_is_left = self._lowered and exists == self._count
         self._doubtful |= exists < self._count
         self._announced += max(0, exists - self._count)
-        self._count = exists
+        self._count, self._lowered = exists, False
+        return not is_what_is_left
 
     def expunged(self, messages: int = 1) -> None:
         """The server announced so many EXPUNGE."""
         self._doubtful |= self._count < messages
         self._count = max(0, self._count - messages)
+        self._lowered = True
 
     def examined(self, now: Snapshot) -> Finding:
         """Take the new snapshot; anything but `Finding.NOTHING` means that a scan is owed."""
         last, announced, doubtful = self._last, self._announced, self._doubtful
         count = self._count
-        self._last, self._count, self._announced, self._doubtful = now, now.exists, 0, False
+        self._last, self._count, self._announced = now, now.exists, 0
+        self._doubtful = self._lowered = False
         if doubtful or last is None or now.uidnext is None or last.uidnext is None:
             return Finding.UNKNOWN
         if now.uidvalidity is None or now.uidvalidity != last.uidvalidity:
@@ -66,6 +75,9 @@ class UidTracker:
         came = now.uidnext - last.uidnext
         if came > announced:
             return Finding.UNANNOUNCED
+        if came == announced and now.exists > count:
+            self._announced = now.exists - count  # the next UIDNEXT includes them
+            return Finding.UNKNOWN
         if came < announced or (announced and now.exists != count):
             return Finding.UNKNOWN
         return Finding.NOTHING

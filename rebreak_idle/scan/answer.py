@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
@@ -12,6 +13,16 @@ from ..errors import BackendUnavailable, ScanFailed
 # A backend that asks for more patience than this is asked again all the same.
 RETRY_AFTER_MAX_SECONDS = 300.0
 AWAY = (502, 503, 504)
+SECRET_REFUSED = (401, 403)
+# Of a proxy, of another host's server, of one that wants TLS (RFC 9110, section 15.5).
+WRONG_CONNECTION = (407, 421, 426)
+# To plain HTTP on a port for TLS: nginx (ngx_http_special_response.c), Apache
+# (ssl_engine_kernel.c), Go (net/http/server.go).
+_NO_TLS = re.compile(
+    rb"plain HTTP request was sent to HTTPS port"
+    rb"|speaking plain HTTP to an SSL-enabled server"
+    rb"|HTTP request to an HTTPS server"
+)
 # Python 3.13.0 crashes on 65,536 nested brackets on a stack of 1 MiB; 8,000 do no harm.
 MAX_BRACKETS = 5_000
 
@@ -51,6 +62,20 @@ def read_result(answer: Answer) -> ScanResult:
     return ScanResult(_count(counts.get("scanned")), _count(counts.get("blocked")))
 
 
+def raise_unless_reached(answer: Answer) -> None:
+    """Judge the answer to a GET at the scan endpoint, which takes POST.
+
+    Other client errors, 500 and 501 may be about the method alone.
+
+    Raises:
+        ScanFailed: a scan request would fare no better.
+    """
+    status = answer.status
+    is_refused = status in SECRET_REFUSED + WRONG_CONNECTION or bool(_NO_TLS.search(answer.content))
+    if status < 200 or 300 <= status < 400 or status >= 502 or is_refused:
+        raise _refusal(answer)
+
+
 def _refusal(answer: Answer) -> ScanFailed:
     status = answer.status
     said = _ADVICE.get(status) or answer.content[:2000].decode("utf-8", "replace").strip()
@@ -65,8 +90,7 @@ def _refusal(answer: Answer) -> ScanFailed:
 
 _WRONG_SECRET = "ADMIN_SECRET or ADMIN_SECRET_HEADER is wrong"  # noqa: S105  # no secret
 _ADVICE = {
-    401: _WRONG_SECRET,
-    403: _WRONG_SECRET,
+    **dict.fromkeys(SECRET_REFUSED, _WRONG_SECRET),
     404: "BACKEND_URL does not lead to the scan endpoint, or the backend does not know the id",
 }
 

@@ -6,6 +6,8 @@ import json
 import socket
 import ssl
 import time
+from collections.abc import Callable
+from functools import cached_property
 from http.client import IncompleteRead
 from http.cookiejar import DefaultCookiePolicy
 
@@ -22,10 +24,11 @@ from .. import __version__
 from ..config import Config
 from ..errors import BackendUnavailable, ScanFailed
 from ..mailbox import Mailbox
-from .answer import Answer, ScanResult, read_result
+from .answer import SECRET_REFUSED, Answer, ScanResult, raise_unless_reached, read_result
 from .connections import Adapter, Exchange, UnderWay, error_chain, innermost_error
 
 PATH = "/api/mail/scan-internal"
+METHOD_NOT_ALLOWED = 405
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_ERROR_CHARACTERS = 200
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -48,10 +51,7 @@ class ScanClient:
     def __init__(self, config: Config) -> None:
         self._url = config.backend_url
         self._timeout_seconds = config.scan_timeout_seconds
-        self._headers = {
-            config.admin_secret_header: config.admin_secret,
-            "content-type": "application/json",
-        }
+        self._secret = {config.admin_secret_header: config.admin_secret}
         self._under_way = UnderWay()
         self._session = _Session()
         self._session.trust_env = False  # no proxies, no .netrc
@@ -71,17 +71,43 @@ class ScanClient:
             ScanFailed: the backend did not answer 2xx; the scan is still owed.
         """
         body = {"connectionId": mailbox.id, "userId": mailbox.user_id, "reason": reason}
-        request = requests.Request("POST", self._url + PATH, self._headers, data=json.dumps(body))
-        return read_result(self._answer(request))
+        return read_result(self._answer(lambda: self._scan_request(json.dumps(body))))
+
+    @cached_property
+    def _scan_of_nobody(self) -> requests.PreparedRequest:
+        headers = {**self._secret, "content-type": "application/json"}
+        return self._prepare("POST", headers)
+
+    def _scan_request(self, body: str) -> requests.PreparedRequest:
+        """Prepared once but for its body: a quarter of the time that a scan takes here."""
+        request = self._scan_of_nobody.copy()
+        request.prepare_body(body, None)
+        return request
+
+    def _prepare(self, method: str, headers: dict[str, str]) -> requests.PreparedRequest:
+        return self._session.prepare_request(requests.Request(method, self._url + PATH, headers))
 
     def reach(self) -> str:
-        """Ask for the backend's front page, without the secret; returns its status line.
+        """Ask for the scan endpoint in a way that makes no scan; returns what came of it.
+
+        By GET: it names no mailbox, and by its meaning changes nothing (RFC 9110, section 9.2.1). A
+        POST is what the endpoint takes for a scan, and OPTIONS is often answered by what stands
+        before it (CORS). The secret goes out only where a request without it is refused.
 
         Raises:
-            ScanFailed: nothing answers there.
+            ScanFailed: nothing answers, or a scan request would fare no better.
         """
-        answer = self._answer(requests.Request("GET", self._url))
-        return f"{answer.status} {answer.reason}"
+        answer = self._answer(lambda: self._prepare("GET", {}))
+        is_guarded = answer.status in SECRET_REFUSED
+        if is_guarded:
+            answer = self._answer(lambda: self._prepare("GET", self._secret))
+        raise_unless_reached(answer)
+        said = f"{answer.status} {answer.reason} to GET {PATH}"
+        if is_guarded:
+            return f"{said} with ADMIN_SECRET, and refuses it without"
+        if answer.status == METHOD_NOT_ALLOWED:
+            return said
+        return f"{said}, which does not tell whether the scan endpoint is there"
 
     def abort_overdue(self) -> None:
         """End the requests whose time is over: time-outs of sockets do not see a slow drip."""
@@ -94,7 +120,7 @@ class ScanClient:
     def close(self) -> None:
         self._session.close()
 
-    def _answer(self, request: requests.Request) -> Answer:
+    def _answer(self, prepare: Callable[[], requests.PreparedRequest]) -> Answer:
         """What the backend answers.
 
         Raises:
@@ -102,8 +128,7 @@ class ScanClient:
         """
         with self._under_way.exchange(self._timeout_seconds) as exchange:
             try:
-                prepared = self._session.prepare_request(request)
-                answer = self._send_or_resend(prepared, exchange)
+                answer = self._send_or_resend(prepare(), exchange)
                 exchange.raise_if_aborted()  # its end may look like the end of the answer
                 return answer
             except (requests.RequestException, HTTPError, OSError) as error:

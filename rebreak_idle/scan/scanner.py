@@ -17,6 +17,10 @@ from .pending import PendingScan
 
 SCAN_RETRY_INITIAL_SECONDS = 1.0
 SCAN_RETRY_MAX_SECONDS = 60.0
+# One mailbox whose server announces without end must not hold the places of all: so many scans at
+# once, and then one in so many seconds.
+SCANS_AT_ONCE = 3
+SCAN_EVERY_SECONDS = 1.0
 
 
 class Scanner:
@@ -42,6 +46,8 @@ class Scanner:
         self._retries = Backoff(SCAN_RETRY_INITIAL_SECONDS, SCAN_RETRY_MAX_SECONDS, random.random)
         self._failures = 0
         self._not_before = -math.inf
+        self._paid_until = -math.inf
+        """Each scan pays for a second; one is sent while less than three are paid ahead."""
         self._withdrawn = False
         self._mailbox: Mailbox
         self._logger: Logger
@@ -67,7 +73,9 @@ class Scanner:
     @property
     def next_try_at(self) -> float:
         """When `send_due` has something to do, by the clock; infinite where nothing is known."""
-        return self._not_before if self.owed and not self.in_line else math.inf
+        if not self.owed or self.in_line:
+            return math.inf
+        return max(self._not_before, self._paid_until - (SCANS_AT_ONCE - 1) * SCAN_EVERY_SECONDS)
 
     def send_due(self) -> None:
         """Enter the line if a scan is owed, due, and not in line already.
@@ -75,7 +83,9 @@ class Scanner:
         Raises:
             Interrupted: the daemon stops.
         """
-        if self.next_try_at <= self._clock():
+        now = self._clock()
+        if self.next_try_at <= now:
+            self._paid_until = max(self._paid_until, now) + SCAN_EVERY_SECONDS
             self.in_line = True
             self._line.enter(self._request)
 

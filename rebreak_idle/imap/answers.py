@@ -1,0 +1,55 @@
+"""The lines of an answer in the one form that imaplib knows, of all that IMAP allows; pure."""
+
+from __future__ import annotations
+
+import re
+
+# Exchange sends "TAG OK" and no text, which RFC 9051 allows and imaplib does not.
+_TAGGED = re.compile(rb"([A-Za-z0-9.]+) +(OK|NO|BAD)(?: +|$)(.*)", re.IGNORECASE | re.DOTALL)
+_NUMBERED = re.compile(rb"\* +([0-9]+) +([A-Za-z-]+)")
+_STATUS = re.compile(rb"\* +(OK|NO|BAD|BYE|PREAUTH) +(\[ *[A-Za-z-]+)", re.IGNORECASE)
+_KEYWORD = re.compile(rb"\* +([A-Za-z-]+)")
+# Of no use to us. Tens of thousands of the numbered ones come where a folder is emptied or marked
+# as read, and 90 KB of flags where there are thousands of keywords.
+_UNWANTED = re.compile(
+    rb"\* +(?:[0-9]+ +(?:EXPUNGE|FETCH|RECENT)\b|VANISHED\b|FLAGS +\(|OK +\[ *PERMANENTFLAGS +\()",
+    re.IGNORECASE,
+)
+_LITERAL = re.compile(rb"\{[0-9]+\+?\}\r?\n$")
+
+
+def in_plain_form(line: bytes) -> bytes:
+    """The line, without its CRLF, with single blanks and its keywords in upper case."""
+    if tagged := _TAGGED.fullmatch(line):
+        return b"%s %s %s" % (tagged[1], tagged[2].upper(), tagged[3])
+    for form, shape in ((_NUMBERED, b"* %s %s"), (_STATUS, b"* %s %s"), (_KEYWORD, b"* %s")):
+        if found := form.match(line):
+            return shape % tuple(part.upper() for part in found.groups()) + line[found.end() :]
+    return line
+
+
+def is_unwanted(line: bytes) -> bool:
+    """Whether a line tells nothing that anybody asks for; not where a literal follows it."""
+    return bool(_UNWANTED.match(line)) and not _LITERAL.search(line)
+
+
+def status_numbers(data: object) -> tuple[int | None, int | None]:
+    """UIDNEXT and UIDVALIDITY in an answer to STATUS as imaplib hands it over (RFC 9051, section
+    7.3.4); None where it is not there, or 0.
+    """
+    text = str(data).upper()
+    return _number_after("UIDNEXT", text), _number_after("UIDVALIDITY", text)
+
+
+def _number_after(name: str, text: str) -> int | None:
+    found = re.search(rf"\b{name} +([0-9]{{1,10}})\b", text)
+    return int(found[1]) or None if found else None
+
+
+def last_number(responses: list[bytes]) -> int | None:
+    """The number of the last response of a kind; 0 is none (RFC 9051, section 2.3.1.1).
+
+    Raises:
+        ValueError, TypeError: it is no number.
+    """
+    return (int(responses[-1]) or None) if responses else None
