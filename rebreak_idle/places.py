@@ -60,9 +60,9 @@ class Places:
             now = self._clock()
             if self._living:
                 self._left = {i: at for i, at in self._left.items() if now - at < KEPT_SECONDS}
-            if self._left:
-                return LOOK_AGAIN_SECONDS
-            return self._due_at - now
+            if self._due_at <= now:
+                self._leave(*[i for i, is_alive in self._living.items() if not is_alive()])
+            return LOOK_AGAIN_SECONDS if self._left else self._due_at - now
 
     def keeps_out(self, mailbox_id: str) -> bool:
         """Whether a mailbox has to wait for a place."""
@@ -135,9 +135,10 @@ class Places:
         self._failures += 1
         self._due_at = self._clock() + self._backoff.wait_seconds(self._failures)
 
-    def _leave(self, mailbox_id: str) -> None:
-        del self._living[mailbox_id]
-        self._left[mailbox_id] = self._clock()
+    def _leave(self, *mailbox_ids: str) -> None:
+        for mailbox_id in mailbox_ids:
+            del self._living[mailbox_id]
+            self._left[mailbox_id] = self._clock()
 
     def _let_in(self, mailbox_id: str) -> None:
         is_new = not self._has_place(mailbox_id)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from conftest import Run
 from names import EVERY_COLUMN
+from recording_backend import Hang, RecordingBackend
 from rig import stored
 from scripted_imap import Connection, Mailbox, ScriptedImap
 from servers import Certificates, Database
@@ -128,19 +129,26 @@ def test_a_full_host_is_tried_seldom(
         assert daemon.stop() == 0
 
 
+def wait_for_refusal(server: ScriptedImap, limit: Limit) -> None:
+    """Wait until one of those that wait has just been refused: the next one tries later."""
+    tried = limit.refused
+    server.wait_until(lambda: limit.refused > tried)
+
+
 def test_a_mailbox_that_works_keeps_its_place(
     run: Run, database: Database, certificates: Certificates
 ) -> None:
     """Who loses a session gets the place that it had, and none of those that wait."""
     with (
-        limited(certificates, database, 4, 12) as (server, _),
-        run(RECONNECT_MAX_SECONDS="0.3") as daemon,
+        limited(certificates, database, 4, 12) as (server, limit),
+        run(RECONNECT_MAX_SECONDS="1") as daemon,
     ):
         daemon.wait_line(" is full: ")
         server.wait_for_idling(4)
         before = watched(server)
-        for number in range(8):
-            lost = server.idling[number % 4]
+        for number in range(4):
+            wait_for_refusal(server, limit)
+            lost = server.idling[number]
             lost.rst() if number % 2 else lost.fin()
             wait_until_back(server, [lost])
             assert watched(server) == before
@@ -149,18 +157,26 @@ def test_a_mailbox_that_works_keeps_its_place(
 
 
 def test_all_of_them_keep_their_places(
-    run: Run, database: Database, certificates: Certificates
+    run: Run, database: Database, backend: RecordingBackend, certificates: Certificates
 ) -> None:
-    """The server's restart changes nothing: the same are back."""
+    """The server's restart changes nothing, although one of them is busy and notices it late."""
     with (
-        limited(certificates, database, 4, 12) as (server, _),
-        run(RECONNECT_MAX_SECONDS="0.3") as daemon,
+        limited(certificates, database, 4, 12) as (server, limit),
+        run(RECONNECT_MAX_SECONDS="1") as daemon,
     ):
         daemon.wait_line(" is full: ")
         server.wait_for_idling(4)
+        backend.wait_for(4)
+        backend.script = [hang := Hang()]
+        assert isinstance(server.mailboxes, Mailbox)
+        server.mailboxes.arrive()
+        backend.wait_for(8)
+        wait_for_refusal(server, limit)
         before, gone = watched(server), server.idling
         for connection in gone:
             connection.rst()
+        server.wait_until(lambda: len(server.idling) == 3)
+        hang.release()
         wait_until_back(server, gone)
         assert watched(server) == before
         assert daemon.stop() == 0
