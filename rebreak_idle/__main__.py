@@ -142,11 +142,12 @@ def _outcome(events: queue.SimpleQueue[str | bool | None]) -> bool | None:
 
 
 def _check(config: Config) -> Check:
+    connector = Connector(tls_context(), config)
     return Check(
         ConnectionStore(config.database, config.query).read,
         PasswordCipher(config.encryption_key, config.encryption_layout).decrypt,
-        Connector(tls_context(), config).session,
-        Hosts(config, time.monotonic),
+        connector.session,
+        Hosts(config, time.monotonic, connector.resolver),
         ScanClient(config).reach,
     )
 
@@ -180,13 +181,14 @@ def _run_daemon(config: Config, max_sessions: int, output: Log) -> NoReturn:
 def _services(config: Config) -> Services:
     scan_threads = ThreadPoolExecutor(config.scan_concurrency, "scan")
     process.start_threads(scan_threads, config.scan_concurrency)
+    connector = Connector(tls_context(), config)
     return Services(
         config=config,
-        connector=Connector(tls_context(), config),
+        connector=connector,
         decrypt=PasswordCipher(config.encryption_key, config.encryption_layout).decrypt,
         connects=ThreadPoolExecutor(CONNECT_THREADS, "connect"),
         scans=ScanLine(ScanClient(config), scan_threads, time.monotonic),
-        hosts=Hosts(config, time.monotonic),
+        hosts=Hosts(config, time.monotonic, connector.resolver),
         unexpected_errors=UnexpectedErrors(),
         clock=time.monotonic,
     )

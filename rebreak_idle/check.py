@@ -13,12 +13,14 @@ from .errors import (
     DatabaseError,
     HostUnreachable,
     LoginRefused,
+    NameUnusable,
     PasswordUnreadable,
     RebreakError,
     ScanFailed,
     SessionLost,
 )
-from .hosts import FAILURES_THAT_MEAN_DOWN, Host, Hosts
+from .host import Host
+from .hosts import Endpoint, Hosts
 from .imap.session import Session
 from .log import Logger, sanitize
 from .log import database_logger as logger
@@ -30,56 +32,68 @@ MAILBOXES_AT_ONCE = 32
 LOOK_AGAIN_SECONDS = 0.5
 
 
-class HostTrial:
-    """How one host does in the preflight. Any thread may call.
+class NotTried(HostUnreachable):
+    """The host is given up."""
+
+
+class Trials:
+    """How hosts do in the preflight. Any thread may call.
 
     The daemon's limits hold. A host that is down is probed once; if that fails too it is given up,
     because the daemon's patience would take hours where hundreds of mailboxes wait.
     """
 
-    def __init__(self, host: Host, name: str) -> None:
-        self._host = host
-        self._name = name
-        self._failures = 0  # in a row
-        self._is_given_up = False
+    def __init__(self) -> None:
+        self._failures: defaultdict[Endpoint | Host | None, int] = defaultdict(int)  # in a row
+        self._given_up: set[Endpoint | Host | None] = set()
 
     @contextmanager
-    def connecting(self, mailbox_id: str) -> Iterator[None]:
-        """Wait for the host's turn, as `Host.connecting`; in the block the mailbox is tried.
+    def connecting(self, endpoint: Endpoint, mailbox_id: str) -> Iterator[None]:
+        """Wait for the host's turn, as `Endpoint.connecting`; in the block the mailbox is tried.
 
         Raises:
-            HostUnreachable: the host is given up.
+            NotTried: the host is given up.
         """
         woken = threading.Event()
 
         def wait(seconds: float) -> None:
-            self._check()
+            self._check(endpoint)
             woken.wait(min(seconds, LOOK_AGAIN_SECONDS))
             woken.clear()
 
-        self._check()
-        with self._host.connecting(mailbox_id, woken.set, wait):
-            is_probe = self._failures >= FAILURES_THAT_MEAN_DOWN
-            try:
+        self._check(endpoint)
+        is_probe = endpoint.is_down
+        try:
+            with endpoint.connecting(mailbox_id, woken.set, wait):
+                is_probe = endpoint.is_down
                 yield
-            except HostUnreachable:
-                self._failures += 1
-                self._is_given_up |= is_probe
-                raise
-            except RebreakError:
-                self._was_reached()
-                raise
-            self._was_reached()
+        except NotTried:
+            raise
+        except HostUnreachable as error:
+            self._failed(endpoint if isinstance(error, NameUnusable) else endpoint.host, is_probe)
+            raise
+        except RebreakError:
+            self._was_reached(endpoint)
+            raise
+        self._was_reached(endpoint)
 
-    def _was_reached(self) -> None:
-        self._failures, self._is_given_up = 0, False
+    def _failed(self, what: Endpoint | Host | None, is_probe: bool) -> None:
+        self._failures[what] += 1
+        if is_probe:
+            self._given_up.add(what)
 
-    def _check(self) -> None:
-        if self._is_given_up:
-            raise HostUnreachable(
-                f"not tried: {self._name} is down, {self._failures} mailboxes in a row could not "
-                "connect"
-            )
+    def _was_reached(self, endpoint: Endpoint) -> None:
+        for what in (endpoint, endpoint.host):
+            self._failures.pop(what, None)
+            self._given_up.discard(what)
+
+    def _check(self, endpoint: Endpoint) -> None:
+        for what in (endpoint, endpoint.host):
+            if what in self._given_up:
+                raise NotTried(
+                    f"not tried: {endpoint.shown} is down, {self._failures[what]} mailboxes in a "
+                    "row could not connect"
+                )
 
 
 class Check:
@@ -98,7 +112,7 @@ class Check:
         self._connect = connect
         self._hosts = hosts
         self._reach_backend = reach_backend
-        self._trials: dict[Host, HostTrial] = {}
+        self._trials = Trials()
         self._total = self._tried = 0
 
     def run(self, show: Callable[[str], None]) -> bool:
@@ -194,9 +208,7 @@ class Check:
     def _try_mailbox(self, mailbox: Mailbox) -> str:
         if mailbox.problem:
             raise RebreakError(f"the row cannot be used: {mailbox.problem}")
-        host = self._hosts.at(mailbox)
-        trial = self._trials.setdefault(host, HostTrial(host, f"{mailbox.host}:{mailbox.port}"))
-        with trial.connecting(mailbox.id):
+        with self._trials.connecting(self._hosts.at(mailbox), mailbox.id):
             return self._log_in(mailbox)
 
     def _log_in(self, mailbox: Mailbox) -> str:

@@ -51,7 +51,21 @@ class SessionLost(RebreakError):
 
 
 class HostUnreachable(SessionLost):
-    """Not even a secured connection came about: others at that host may fare the same."""
+    """Not even a secured connection came about: others at that host may fare the same.
+
+    ``answered`` tells whether the host said anything at all, if only that it refuses.
+    """
+
+    def __init__(self, text: str, answered: bool = False) -> None:
+        super().__init__(text)
+        self.answered = answered
+
+
+class NameUnusable(HostUnreachable):
+    """The trouble is the name's: it does not resolve, or the certificate is for another one.
+
+    Other names may well lead to the same server.
+    """
 
 
 class ScanFailed(RebreakError):

@@ -6,141 +6,251 @@ All mailboxes share one IP address; a provider that sees too much from it blocks
 from __future__ import annotations
 
 import math
-import random
 import threading
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from .config import Config
-from .errors import HostUnreachable, LoginRefused, SessionLost
-from .limits import Backoff, CircuitBreaker, Slot, Slots, TokenBucket, seconds_text
-from .log import Logger, sanitize
+from .errors import HostUnreachable, LoginRefused, NameUnusable, SessionLost
+from .gate import Gate, Turn
+from .host import AddressKey, Clock, EndpointKey, Host, Wait, backoff
+from .imap.addresses import FOUND_SECONDS, Address, Resolver
+from .limits import Slots
 from .mailbox import Mailbox
 
-FAILURES_THAT_MEAN_DOWN = 5
-# How often whoever is to probe a host looks whether another attempt has reached it meanwhile.
-LOOK_AGAIN_SECONDS = 1.0
-logger = Logger("host")
-
-HostKey = tuple[str, int, bool]
+Run = Callable[[Callable[[], list[Address]]], list[Address]]
 
 
-class Host:
-    """One server, by name and port. Any thread may call.
+class _Name(Gate):
+    """A name that may not resolve, or whose certificate may be for another one."""
 
-    After five different mailboxes in a row could not connect, it is the host that is down: from
-    then on one mailbox at a time probes, with the host's own back-off, and the others wait in line
-    without attempts of their own. The first success lets them return, as fast as the limits allow.
+    def __init__(self, shown: str, config: Config, clock: Clock) -> None:
+        super().__init__(backoff(config), clock)
+        self._shown = shown
+
+    @property
+    def shown(self) -> str:
+        return self._shown
+
+
+class Endpoint:
+    """Where rows lead: a name and port, and TLS or STARTTLS. Any thread may call.
+
+    Limits are those of the host at its addresses; trouble with the name itself is its own.
     """
 
-    def __init__(self, name: str, config: Config, clock: Callable[[], float]) -> None:
-        self._name = name
-        self._clock = clock
-        self._connects = Slots(config.host_connects_at_once)
-        self._probes = Slots(1)
-        self._logins = TokenBucket(config.host_logins_per_second, clock)
-        backoff = Backoff(
-            config.reconnect_initial_seconds, config.reconnect_max_seconds, random.random
-        )
-        self._breaker = CircuitBreaker(FAILURES_THAT_MEAN_DOWN, backoff, clock)
+    def __init__(self, hosts: Hosts, key: EndpointKey, shown: str) -> None:
+        self.key = key
+        self.addresses: set[AddressKey] = set()
+        """What the name led to last."""
+        self.host: Host | None = None
+        self._hosts = hosts
+        self._name = _Name(shown, hosts.config, hosts.clock)
+        self._lookups = Slots(1)
+        self._sessions: dict[str, Host] = {}
+
+    @property
+    def shown(self) -> str:
+        """What the log calls it."""
+        return self._name.shown
 
     @property
     def is_down(self) -> bool:
-        return self._breaker.is_open
+        """Whether all mailboxes wait for one that probes."""
+        return self._name.is_down or (self.host is not None and self.host.is_down)
+
+    def holds_back(self, mailbox_id: str, unreachable: bool) -> bool:
+        """Whether the mailbox's next attempt waits for the host alone: because it is down, or,
+        where it was ``unreachable`` to this mailbox just now, because it is full.
+        """
+        is_full = self.host is not None and self.host.places.keeps_out(mailbox_id)
+        return self.is_down or (unreachable and is_full)
 
     @contextmanager
     def connecting(
-        self, mailbox_id: str, wake: Callable[[], None], wait: Callable[[float], None]
+        self,
+        mailbox_id: str,
+        wake: Callable[[], None],
+        wait: Wait,
+        run: Run = lambda task: task(),
     ) -> Iterator[None]:
         """Wait for a slot and for a turn to log in; in the block the mailbox connects and logs in.
 
-        ``wait`` waits so many seconds, or until ``wake`` is called; what it raises goes through.
-        What the block raises tells how the host is doing.
+        ``wait`` waits so many seconds, or until ``wake`` is called; ``run`` does what may take
+        long; what these raise goes through. What the block raises tells how the host is doing.
         """
-        slot, probe = self._take_slot(wake, wait)
+        at_name = Turn(self._name, mailbox_id, wake)
         try:
-            self._wait_for_login(wait)
-            yield
+            while (seconds := at_name.wait_seconds()) > 0:
+                wait(seconds)
+            with self._at_host(mailbox_id, wake, wait, run):
+                yield
         except HostUnreachable as error:
-            self.record_failure(mailbox_id, str(error), probe)
+            if isinstance(error, NameUnusable) or self._name.is_down:
+                self._name.record_failure(mailbox_id, str(error), at_name.line)
             raise
         except (SessionLost, LoginRefused):
-            self.record_success()
+            self._name.record_success()
             raise
         else:
-            self.record_success()
+            self._name.record_success()
+        finally:
+            at_name.end()
+
+    @contextmanager
+    def _at_host(
+        self, mailbox_id: str, wake: Callable[[], None], wait: Wait, run: Run
+    ) -> Iterator[None]:
+        host, turn = self._turn_at_host(mailbox_id, wake, wait, run)
+        try:
+            host.wait_for_login(wait)
+            host.attempt_began(mailbox_id)
+            yield
+        except NameUnusable:
+            raise
+        except HostUnreachable as error:
+            host.refused(mailbox_id, error, turn.line)
+            raise
+        except (SessionLost, LoginRefused):
+            host.connected(mailbox_id)
+            raise
+        else:
+            host.connected(mailbox_id)
+        finally:
+            host.attempt_ended(mailbox_id)
+            turn.end()
+
+    def _turn_at_host(
+        self, mailbox_id: str, wake: Callable[[], None], wait: Wait, run: Run
+    ) -> tuple[Host, Turn]:
+        """A turn that has come; while it is waited for, the name may come to lead elsewhere."""
+        turn: Turn | None = None
+        try:
+            while True:
+                host = self._hosts.host_of(self, self._look_up(wake, wait, run))
+                if turn is None or turn.gate is not host:
+                    if turn is not None:
+                        turn.end()
+                    turn = Turn(host, mailbox_id, wake)
+                look_up_at = self._hosts.clock() + FOUND_SECONDS
+                while (left := look_up_at - self._hosts.clock()) > 0:
+                    if (seconds := turn.wait_seconds()) <= 0:
+                        return host, turn
+                    wait(min(seconds, left))
+        except BaseException:
+            if turn is not None:
+                turn.end()
+            raise
+
+    def _look_up(self, wake: Callable[[], None], wait: Wait, run: Run) -> list[Address]:
+        """What the name leads to; one mailbox looks it up for all.
+
+        Raises:
+            NameUnusable: nowhere.
+        """
+        resolver, (name, port, _) = self._hosts.resolver, self.key
+        if (found := resolver.at_hand(name, port)) is not None:
+            return found
+        slot = self._lookups.request(wake)
+        try:
+            while not slot.granted:
+                wait(math.inf)
+            if (found := resolver.at_hand(name, port)) is not None:
+                return found
+            return run(lambda: resolver.addresses(name, port))
         finally:
             slot.release()
 
-    def _take_slot(
-        self, wake: Callable[[], None], wait: Callable[[float], None]
-    ) -> tuple[Slot, bool]:
-        """A slot, and whether it is the probe's, which is due then."""
-        while True:
-            probe = self.is_down
-            slot = (self._probes if probe else self._connects).request(wake)
-            try:
-                while not slot.granted:
-                    wait(math.inf)
-                while probe and self.is_down and (left := self._breaker.probe_in_seconds) > 0:
-                    wait(min(left, LOOK_AGAIN_SECONDS))
-            except BaseException:
-                slot.release()
-                raise
-            if probe == self.is_down:
-                return slot, probe
-            slot.release()
+    def session_began(self, mailbox_id: str, is_alive: Callable[[], bool]) -> None:
+        """The mailbox logged in and stays; ``is_alive`` tells whether the server has closed."""
+        if self.host is not None:
+            self._sessions[mailbox_id] = self.host
+            self.host.places.session_began(mailbox_id, is_alive)
 
-    def _wait_for_login(self, wait: Callable[[float], None]) -> None:
-        until = self._clock() + self._logins.take()
-        while (left := until - self._clock()) > 0:
-            wait(left)
+    def session_ended(self, mailbox_id: str) -> None:
+        """The mailbox's session is over, if it had one; it will come back."""
+        if (host := self._sessions.pop(mailbox_id, None)) is not None:
+            host.places.session_ended(mailbox_id)
 
-    def record_success(self) -> None:
-        """A mailbox was connected, whatever became of its login."""
-        if self._breaker.record_success():
-            logger.info("%s answers again: its mailboxes return", sanitize(self._name))
-
-    def record_failure(self, mailbox_id: str, why: str, probe: bool) -> None:
-        """A mailbox could not connect; while the host is down only a probe tells anything new."""
-        if self._breaker.record_failure(mailbox_id, probe):
-            logger.warning(
-                "%s is down: %d mailboxes in a row could not connect (%s); one tries again in %s, "
-                "the others wait for it",
-                sanitize(self._name),
-                FAILURES_THAT_MEAN_DOWN,
-                sanitize(why),
-                seconds_text(round(self._breaker.probe_in_seconds, 1)),
-            )
+    def give_up_place(self, mailbox_id: str) -> None:
+        """The mailbox does not come back soon."""
+        if self.host is not None:
+            self.host.places.give_up(mailbox_id)
 
 
 class Hosts:
     """The hosts that mailboxes lead to. Any thread may call."""
 
-    def __init__(self, config: Config, clock: Callable[[], float]) -> None:
-        self._config = config
-        self._clock = clock
+    def __init__(self, config: Config, clock: Clock, resolver: Resolver | None = None) -> None:
+        self.config = config
+        self.clock = clock
+        self.resolver = resolver or Resolver(config.imap_allow_private_hosts, time.monotonic)
         self._lock = threading.Lock()
-        self._hosts: dict[HostKey, Host] = {}
+        self._endpoints: dict[EndpointKey, Endpoint] = {}
+        self._by_address: dict[AddressKey, Host] = {}
 
-    def at(self, mailbox: Mailbox) -> Host:
-        """The host of a mailbox, the same one for each that leads there.
+    def at(self, mailbox: Mailbox) -> Endpoint:
+        """Where a mailbox leads, the same for each that leads there.
 
         Rows that use it in the wrong way, TLS or STARTTLS, must not make it look down to others.
         """
         key = _key(mailbox)
         with self._lock:
-            if key not in self._hosts:
-                shown = f"{mailbox.host}:{mailbox.port}"
-                self._hosts[key] = Host(shown, self._config, self._clock)
-            return self._hosts[key]
+            if key not in self._endpoints:
+                self._endpoints[key] = Endpoint(self, key, f"{mailbox.host}:{mailbox.port}")
+            return self._endpoints[key]
+
+    def host_of(self, endpoint: Endpoint, addresses: list[Address]) -> Host:
+        """The host at these addresses, to which the endpoint's name leads now.
+
+        Hosts that have an address in common are one. So are those that one name leads to in turn,
+        as long as no other name leads there: its addresses may change with each look-up.
+        """
+        _, port, starttls = endpoint.key
+        keys = {(str(sockaddr[0]), port, starttls) for _, sockaddr in addresses}
+        with self._lock:
+            old = endpoint.host
+            known = list(dict.fromkeys(self._by_address[k] for k in keys if k in self._by_address))
+            if old is not None and (old in known or (not known and old.names == {endpoint.key})):
+                host = old
+            else:
+                host = known[0] if known else Host(self.config, self.clock)
+            if old is not None and old is not host:
+                old.names -= {endpoint.key}
+            for other in known:
+                if other is not host:
+                    self._merge(host, other)
+            host.names |= {endpoint.key}
+            endpoint.host, endpoint.addresses = host, keys
+            self._by_address.update(dict.fromkeys(keys, host))
+            return host
+
+    def _merge(self, host: Host, other: Host) -> None:
+        host.absorb(other)
+        self._by_address = {k: host if h is other else h for k, h in self._by_address.items()}
+        for endpoint in self._endpoints.values():
+            if endpoint.host is other:
+                endpoint.host = host
 
     def forget_all_but(self, mailboxes: Iterable[Mailbox]) -> None:
-        """Let go of the hosts that none of these mailboxes leads to."""
-        named = {_key(mailbox) for mailbox in mailboxes}
+        """Let go of the names that none of these mailboxes leads to, of addresses that none of
+        the others led to last, and of the other mailboxes' places.
+        """
+        ids: defaultdict[EndpointKey, set[str]] = defaultdict(set)
+        for mailbox in mailboxes:
+            ids[_key(mailbox)].add(mailbox.id)
         with self._lock:
-            self._hosts = {key: host for key, host in self._hosts.items() if key in named}
+            for key in self._endpoints.keys() - ids.keys():
+                if (host := self._endpoints.pop(key).host) is not None:
+                    host.names -= {key}
+            led_to = {a for endpoint in self._endpoints.values() for a in endpoint.addresses}
+            self._by_address = {k: h for k, h in self._by_address.items() if k in led_to}
+            for host in set(self._by_address.values()):
+                host.places.keep_only({i for name in host.names for i in ids[name]})
+        self.resolver.forget_all_but({(name, port) for name, port, _ in ids})
 
 
-def _key(mailbox: Mailbox) -> HostKey:
+def _key(mailbox: Mailbox) -> EndpointKey:
     return mailbox.host.lower(), mailbox.port, mailbox.starttls

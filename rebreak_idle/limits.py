@@ -70,6 +70,13 @@ class TokenBucket:
             self._tokens, self._counted_at = min(self._capacity, grown) - 1, now
             return max(0.0, -self._tokens / self._per_second)
 
+    def absorb(self, other: TokenBucket) -> None:
+        """What was taken of the other bucket counts as taken of this one."""
+        with other._lock:
+            missing = other._capacity - other._tokens
+        with self._lock:
+            self._tokens -= missing
+
 
 class Slots:
     """At most ``size`` holders at once, in order of arrival. Any thread may call.
@@ -79,9 +86,11 @@ class Slots:
     """
 
     def __init__(self, size: int) -> None:
-        self._free = size
+        self._size = size
+        self._held = 0
         self._lock = threading.Lock()
         self._waiting: deque[Slot] = deque()
+        self._absorbed_by: Slots | None = None
 
     def request(self, wake: Callable[[], None]) -> Slot:
         """A slot, granted at once where one is free; ``wake`` is called when it is granted later.
@@ -90,25 +99,45 @@ class Slots:
         """
         slot = Slot(self, wake)
         with self._lock:
-            if self._free and not self._waiting:
-                self._free -= 1
+            if self._held < self._size and not self._waiting:
+                self._held += 1
                 slot.granted = True
             else:
                 self._waiting.append(slot)
         return slot
 
+    def absorb(self, other: Slots) -> None:
+        """Whoever holds a slot of the other ones, or waits for one, does so here from now on; all
+        slots may be held meanwhile, and more. Called by one thread at a time, and ``other`` is not
+        requested any more.
+        """
+        with other._lock, self._lock:
+            other._absorbed_by = self
+            self._held += other._held
+            self._waiting += other._waiting
+
     def release(self, slot: Slot) -> None:
         """Called by the slot."""
         with self._lock:
-            if not slot.granted:
-                self._waiting.remove(slot)
-                return
-            if not self._waiting:
-                self._free += 1
-                return
-            following = self._waiting.popleft()
-            following.granted = True
-        following.wake()
+            absorbed_by, following = self._absorbed_by, None
+            if absorbed_by is None:
+                following = self._release(slot)
+        if absorbed_by is not None:
+            absorbed_by.release(slot)
+        if following is not None:
+            following.wake()
+
+    def _release(self, slot: Slot) -> Slot | None:
+        """Take the slot back; who gets it now, if anybody."""
+        if not slot.granted:
+            self._waiting.remove(slot)
+            return None
+        if not self._waiting or self._held > self._size:
+            self._held -= 1
+            return None
+        following = self._waiting.popleft()
+        following.granted = True
+        return following
 
 
 class Slot:

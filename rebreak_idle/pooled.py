@@ -49,6 +49,11 @@ class PooledTask:
         with suppress(RuntimeError):  # no thread can be started: it is freed here
             self._executor.submit(last_reference.clear)
 
+    def wait_in_line(self, seconds: float) -> None:
+        """Wait for what may take any time before a task: a host that is down."""
+        self._progress.expect(math.inf)
+        self._wait(seconds)
+
     def run(self, task: Callable[[], T]) -> T:
         """Do the task and wait for its end; returns or raises what it does.
 

@@ -94,9 +94,16 @@ class Recovery:
         """A connection is attempted now."""
         self._attempt += 1
 
-    def take_back_attempt(self) -> None:
-        """It was the host's failure, not one of this mailbox."""
+    def wait_for_host(self, ending: Ending) -> None:
+        """The next attempt waits for the host, so this one does not count; that it fails is known
+        from the host's own line.
+        """
         self._attempt -= 1
+        if ending.remedy is Remedy.RECONNECT and self.troubles.should_log(ending.text):
+            self._logger.warning(
+                "%s — its host is down: it reconnects when that answers again",
+                sanitize(ending.text),
+            )
 
     def begin_login(self, *login: object) -> None:
         """Where, as whom and with which password; of that only a hash is kept."""

@@ -140,11 +140,14 @@ class IdleWorker(threading.Thread):
 
     def _recover(self, ending: Ending) -> None:
         lasted_seconds, self._opened_at = self._clock() - self._opened_at, math.inf
-        if ending.remedy is Remedy.HOST and self._host.is_down:
-            self._recovery.take_back_attempt()  # the next one waits in the host's line
+        reconnects = ending.remedy in (Remedy.RECONNECT, Remedy.HOST)
+        if reconnects and self._host.holds_back(self.mailbox.id, ending.remedy is Remedy.HOST):
+            self._recovery.wait_for_host(ending)
             self._progress.change_state(State.BACKING_OFF)
             return
         state, wait = self._recovery.next_try(ending, lasted_seconds)
+        if state is State.PARKED:
+            self._host.give_up_place(self.mailbox.id)
         self._progress.change_state(state)
         self._progress.expect_try(wait)
         self._pause(wait)
@@ -154,10 +157,12 @@ class IdleWorker(threading.Thread):
         mailbox = self.mailbox
         if mailbox.problem:
             raise MailboxUnusable(f"the row cannot be used: {mailbox.problem}")
-        password = self._pool.run(lambda: self._services.decrypt(mailbox.stored_password))
+        pool = self._pool
+        password = pool.run(lambda: self._services.decrypt(mailbox.stored_password))
         self._recovery.begin_login(mailbox.host.lower(), mailbox.port, mailbox.username, password)
-        with self._host.connecting(mailbox.id, self._woken.set, self._wait):
-            session = self._pool.run(lambda: self._open(password))
+        with self._host.connecting(mailbox.id, self._woken.set, pool.wait_in_line, pool.run):
+            session = pool.run(lambda: self._open(password))
+            self._host.session_began(mailbox.id, session.is_alive)
         self._recovery.logged_in()
         return session
 
@@ -171,6 +176,7 @@ class IdleWorker(threading.Thread):
     def _close(self) -> None:
         """Leave the session; what it had still heard counts."""
         session, self._session = self._session, None
+        self._host.session_ended(self.mailbox.id)
         if session is not None:
             try:
                 self._hear(session.take_events())

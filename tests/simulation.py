@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness import quick_config
+from names import LocalNames
 
 from rebreak_idle.errors import (
     BackendUnavailable,
@@ -302,6 +303,9 @@ class SimulatedSession:
         if self in self._server.sessions:
             self._server.sessions.remove(self)
 
+    def is_alive(self) -> bool:
+        return not self._is_gone()
+
     def interrupt(self) -> None: ...
 
     def abort(self) -> None:
@@ -377,7 +381,7 @@ class World:
             decrypt=str,
             connects=SimulatedConnects(),
             scans=self.line,
-            hosts=Hosts(CONFIG, self.turns.clock),
+            hosts=Hosts(CONFIG, self.turns.clock, LocalNames()),
             unexpected_errors=UnexpectedErrors(),
             clock=self.turns.clock,
             make_event=lambda: SimulatedEvent(self.turns),

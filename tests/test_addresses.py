@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebreak_idle.errors import SessionLost
-from rebreak_idle.imap.addresses import AddressRefused, is_public, resolve
+from rebreak_idle.errors import NameUnusable, SessionLost
+from rebreak_idle.imap.addresses import (
+    FOUND_SECONDS,
+    NOT_FOUND_SECONDS,
+    AddressRefused,
+    Resolver,
+    is_public,
+    resolve,
+)
 
 PUBLIC = [
     "8.8.8.8",
@@ -191,3 +198,81 @@ def test_a_host_that_does_not_resolve(host: str) -> None:
     text = str(caught.value)
     assert "does not resolve" in text
     assert text.isprintable()
+
+
+# Resolver
+
+
+class Asked:
+    """Stands for getaddrinfo: notes who asks, and answers as a test says."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.found: list[str] = ["192.0.2.1"]
+
+    def __call__(self, name: str, port: int, **_: object) -> list[object]:
+        self.names.append(name)
+        if not self.found:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in self.found]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    asked = Asked()
+    monkeypatch.setattr(socket, "getaddrinfo", asked)
+    return asked
+
+
+def test_a_name_is_looked_up_once_a_minute(asked: Asked) -> None:
+    """Whoever asks in between gets the same; names are the same in any case."""
+    now = 0.0
+    resolver = Resolver(True, lambda: now)
+    assert resolver.at_hand("a", 993) is None
+    for name in ("a", "A", "a"):
+        assert resolver.addresses(name, 993) == [(socket.AF_INET, ("192.0.2.1", 993))]
+    assert resolver.addresses("a", 143) == [(socket.AF_INET, ("192.0.2.1", 143))]
+    assert len(asked.names) == 2
+    asked.found, now = ["192.0.2.2"], FOUND_SECONDS + 1
+    assert resolver.at_hand("a", 993) is None
+    assert resolver.addresses("a", 993) == [(socket.AF_INET, ("192.0.2.2", 993))]
+
+
+def test_a_name_that_was_of_no_use_is_looked_up_anew(asked: Asked) -> None:
+    """What could not be connected to may have moved."""
+    resolver = Resolver(True, lambda: 0.0)
+    resolver.addresses("a", 993)
+    resolver.forget("A", 993)
+    asked.found = ["192.0.2.2"]
+    assert resolver.addresses("a", 993) == [(socket.AF_INET, ("192.0.2.2", 993))]
+    resolver.forget_all_but([("a", 993)])
+    assert resolver.at_hand("a", 993)
+    resolver.forget_all_but([("b", 993)])
+    assert resolver.at_hand("a", 993) is None
+
+
+def test_a_name_that_did_not_resolve_holds_for_a_moment(asked: Asked) -> None:
+    """All that asked meanwhile are told; then it is looked up again."""
+    now, asked.found = 0.0, []
+    resolver = Resolver(True, lambda: now)
+    for _ in range(3):
+        with pytest.raises(NameUnusable, match="does not resolve"):
+            resolver.addresses("a", 993)
+    with pytest.raises(NameUnusable):
+        resolver.at_hand("a", 993)
+    assert len(asked.names) == 1
+    now, asked.found = NOT_FOUND_SECONDS + 0.1, ["192.0.2.1"]
+    assert resolver.at_hand("a", 993) is None
+    assert resolver.addresses("a", 993)
+
+
+def test_what_is_kept_of_a_name_was_checked(asked: Asked) -> None:
+    """A private address is refused each time, and not handed out among others."""
+    resolver = Resolver(False, lambda: 0.0)
+    asked.found = ["127.0.0.1", "10.0.0.1"]
+    for _ in range(2):
+        with pytest.raises(AddressRefused):
+            resolver.addresses("a", 993)
+    asked.found = ["127.0.0.1", "8.8.8.8", "8.8.8.8"]
+    for _ in range(2):
+        assert resolver.addresses("b", 993) == [(socket.AF_INET, ("8.8.8.8", 993))]

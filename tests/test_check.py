@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 from conftest import Run
 from daemon import BASE_ENVIRONMENT, Daemon
+from names import DOMAIN, Names, add_mailbox
 from psycopg import sql
 from recording_backend import (
     Behaviour,
@@ -26,7 +27,7 @@ from recording_backend import (
 )
 from rig import ADMIN_SECRET, ENCRYPTION_KEY, environment, stored
 from scripted_imap import Connection, Mailbox, ScriptedImap
-from servers import Certificates, Database, Dovecot, Postgres
+from servers import Certificates, Database, Dovecot, Postgres, free_port
 from waiting import wait_for
 
 SCAN_ENDPOINT = "/api/mail/scan-internal"
@@ -363,14 +364,32 @@ def test_a_dead_host_is_given_up(run: Run, database: Database, certificates: Cer
         query = {"MAIL_CONNECTIONS_QUERY": ANY_LOGIN}
         with run("check", HOST_CONNECTS_AT_ONCE=2, **query) as daemon:
             assert daemon.wait(60) == 1
-        # Five, one more under way at that moment, and the probe.
-        assert dead.connects <= 7
+        # Five, the one under way with the fifth, one that began meanwhile, and the probe.
+        assert dead.connects <= 8
     lines = daemon.lines
     assert sum("password opens" in line for line in lines) == 5
     assert sum("Down" in line for line in lines if "[idle/dead-" in line) == dead.connects
     not_tried = [line for line in lines if f"not tried: localhost:{dead.port} is down" in line]
     assert len(not_tried) == 60 - dead.connects
     assert "5 of 65 mailboxes ready" in lines[-1]
+
+
+def test_a_dead_machine_under_many_names_is_given_up(
+    run: Run, database: Database, tmp_path: Path
+) -> None:
+    """Forty names at one address are one host; a name that leads nowhere is one of its own."""
+    names, port = Names(tmp_path), free_port()
+    for number in range(40):
+        names.lead(f"mail{number}.{DOMAIN}", "127.0.0.1")
+        add_mailbox(database, f"dead-{number}", f"mail{number}.{DOMAIN}", port)
+        add_mailbox(database, f"lost-{number}", f"lost.{DOMAIN}", port)
+    names.lead(f"lost.{DOMAIN}")
+    with run("check", **names.environment, HOST_CONNECTS_AT_ONCE=2) as daemon:
+        assert daemon.wait(60) == 1
+    for name in ("dead", "lost"):
+        lines = [line for line in daemon.lines if line.startswith(f"[idle/{name}-")]
+        assert len(lines) == 40
+        assert sum("not tried: " in line for line in lines) >= 30
 
 
 def test_a_host_that_hangs_holds_up_no_other(

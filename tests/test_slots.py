@@ -141,3 +141,34 @@ def test_only_probes_count_while_it_is_open() -> None:
     assert subject.record_success()
     assert not subject.is_open
     assert not subject.record_success()
+
+
+def test_slots_that_become_one_keep_holders_and_line() -> None:
+    """Those of both count, and whoever waited at either is served."""
+    slots, other = Slots(2), Slots(2)
+    held = [each.request(nobody) for each in (slots, slots, other, other)]
+    waiting = [slots.request(nobody), other.request(nobody)]
+    slots.absorb(other)
+    late = slots.request(nobody)
+    for slot in held[2:]:
+        slot.release()
+    assert not any(slot.granted for slot in waiting)  # two are held, as many as may be
+    for slot, following in zip(held[:2], waiting, strict=True):
+        slot.release()
+        assert following.granted
+    assert not late.granted
+    for slot in waiting:
+        slot.release()
+    late.release()
+    assert [slots.request(nobody).granted for _ in range(3)] == [True, True, False]
+
+
+def test_who_gives_up_where_slots_became_one() -> None:
+    """A place in the line of either is left as ever."""
+    slots, other = Slots(1), Slots(1)
+    first, second, third = slots.request(nobody), other.request(nobody), other.request(nobody)
+    slots.absorb(other)
+    third.release()
+    second.release()
+    first.release()
+    assert slots.request(nobody).granted

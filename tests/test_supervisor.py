@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 from harness import quick_config
+from names import LocalNames
 from waiting import wait_for
 
 from rebreak_idle import log as logs
@@ -61,6 +62,9 @@ class Session:
         return []
 
     def close(self, wait: bool = True) -> None: ...
+
+    def is_alive(self) -> bool:
+        return not self._aborted.is_set()
 
     def interrupt(self) -> None:
         self._interrupted.set()
@@ -144,7 +148,7 @@ def supervised(
         decrypt=str,
         connects=connects,
         scans=line,
-        hosts=Hosts(config, clock),
+        hosts=Hosts(config, clock, LocalNames()),
         unexpected_errors=UnexpectedErrors(),
         clock=clock,
     )

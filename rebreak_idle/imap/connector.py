@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Callable
 
 from ..config import Config
 from ..mailbox import Mailbox
+from .addresses import Resolver
 from .network import Resumption
 from .session import Session
 from .stream import Stream
@@ -29,6 +31,7 @@ class Connector:
     def __init__(self, context: ssl.SSLContext, config: Config) -> None:
         self._context = context
         self._config = config
+        self.resolver = Resolver(config.imap_allow_private_hosts, time.monotonic)
         self._resumptions: dict[tuple[str, int], Resumption] = {}
 
     def session(self, mailbox: Mailbox, is_stopping: Callable[[], bool]) -> Session:
@@ -36,7 +39,7 @@ class Connector:
         server = (mailbox.host.lower(), mailbox.port)
         resumption = self._resumptions.setdefault(server, Resumption())
         stream = Stream(is_stopping, self._config.imap_timeout_seconds, resumption)
-        return Session(mailbox, stream, self._context, self._config.imap_allow_private_hosts)
+        return Session(mailbox, stream, self._context, self.resolver)
 
     def forget_all_but(self, mailboxes: list[Mailbox]) -> None:
         """Let go of what is kept of servers that none of these mailboxes leads to."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import ssl
+
+from .addresses import AddressOrder
 
 # A silent peer is noticed within 90 s: probes after 60 s and then every 15 s, given up when 90 s
 # passed without an answer (tcp(7), TCP_USER_TIMEOUT).
@@ -16,15 +19,82 @@ USER_TIMEOUT_SECONDS = 90
 
 
 class Resumption:
-    """What resumes TLS with one server: the session of an earlier connection to the same name and
-    port (RFC 8446, section 2.2).
+    """What a connection can use of earlier ones to the same name and port. Any thread may use it.
 
-    That saves both sides work, and all connections that resume one session share what it holds of
-    certificates, about 8 KiB. Any thread may use it.
+    The TLS session (RFC 8446, section 2.2) saves both sides work, and all connections that resume
+    one share what it holds of certificates, about 8 KiB.
     """
 
     def __init__(self) -> None:
         self.session: ssl.SSLSession | None = None
+        self.addresses = AddressOrder()
+
+
+class HandshakeClosed(ssl.SSLError):
+    """The server closed the connection during the TLS handshake."""
+
+    reason = ""  # the ssl module sets it in its own errors only
+
+
+def over_tls(
+    sock: socket.socket, context: ssl.SSLContext, host: str, session: ssl.SSLSession | None
+) -> ssl.SSLSocket:
+    """The socket for TLS, before the handshake, in place of ``sock``.
+
+    Raises:
+        HandshakeClosed: the connection was reset already.
+    """
+    try:
+        sock.getpeername()  # where that fails, wrap_socket leaves a part of itself open
+        return context.wrap_socket(
+            sock, server_hostname=host, do_handshake_on_connect=False, session=session
+        )
+    except OSError as error:
+        raise HandshakeClosed from error
+
+
+def shake_hands(sock: ssl.SSLSocket) -> None:
+    """Do the TLS handshake.
+
+    Raises:
+        HandshakeClosed: the server closed the connection.
+        OSError: anything else.
+    """
+    try:
+        sock.do_handshake()
+    except OSError as error:
+        if is_closed_by_server(error):
+            raise HandshakeClosed from error
+        raise
+
+
+def is_closed_by_server(error: OSError) -> bool:
+    """Whether an error of the handshake is the connection's end, by FIN or RST.
+
+    Pythons and versions of OpenSSL show it differently.
+    """
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError):
+        return True
+    if isinstance(error, ssl.SSLError):
+        return error.reason == "UNEXPECTED_EOF_WHILE_READING"
+    return isinstance(error, ConnectionError) or error.errno == 0
+
+
+def concerns_name(error: BaseException | None) -> bool:
+    """Whether a server refuses one name only, or is not the one that the name promises."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return True
+    return isinstance(error, ssl.SSLError) and "UNRECOGNIZED_NAME" in (error.reason or "")
+
+
+def is_open(sock: socket.socket) -> bool:
+    """Whether neither side has closed, as far as the system knows."""
+    poll = select.poll()
+    try:
+        poll.register(sock, getattr(select, "POLLRDHUP", 0))
+        return not poll.poll(0)
+    except (OSError, ValueError):  # closed in this very moment
+        return False
 
 
 def describe_end(sock: socket.socket) -> str:
@@ -50,6 +120,11 @@ def describe(error: OSError) -> str:
         return "no answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate not accepted: {error.verify_message}"
+    if isinstance(error, HandshakeClosed):
+        return (
+            "the server closed the connection during the TLS handshake: "
+            "a limit, or no TLS on this port: see imap_port"
+        )
     if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
         return "the server does not speak TLS on this port: see imap_port and imap_security"
     if isinstance(error, ssl.SSLError):

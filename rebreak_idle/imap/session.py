@@ -13,15 +13,15 @@ from contextlib import suppress
 from imapclient.exceptions import CapabilityError, IMAPClientError
 
 from .. import __version__
-from ..errors import HostUnreachable, RebreakError, SessionLost
+from ..errors import HostUnreachable, NameUnusable, RebreakError, SessionLost
 from ..mailbox import Mailbox
-from .addresses import resolve
+from .addresses import Resolver
 from .credentials import forms, refuse_control_characters
 from .events import IdleEvents
 from .examine import examine
 from .greeting import greeting_of
 from .login import log_in
-from .network import describe, is_timeout
+from .network import concerns_name, describe, is_open, is_timeout
 from .pace import Pace
 from .responses import Kind, Line, read_line
 from .stream import Stream
@@ -44,12 +44,12 @@ class Session:
     """
 
     def __init__(
-        self, mailbox: Mailbox, stream: Stream, context: ssl.SSLContext, allow_private: bool
+        self, mailbox: Mailbox, stream: Stream, context: ssl.SSLContext, resolver: Resolver
     ) -> None:
         self._mailbox = mailbox
         self._stream = stream
         self._context = context
-        self._allow_private = allow_private
+        self._resolver = resolver
         self._events = IdleEvents()
         self._client: Client
         self._idling = False
@@ -81,8 +81,14 @@ class Session:
         try:
             with self._translated(f"connecting to {self._mailbox.host}:{self._mailbox.port}"):
                 self._connect()
+        except NameUnusable:
+            raise
         except SessionLost as error:
-            raise HostUnreachable(str(error)) from error
+            answered = self._stream.address_failed()
+            self._resolver.forget(self._mailbox.host, self._mailbox.port)
+            unreachable = NameUnusable if concerns_name(error.__cause__) else HostUnreachable
+            answered |= isinstance(error.__cause__, ConnectionError)
+            raise unreachable(str(error), answered) from error
 
     def login(self, password: str) -> None:
         """Log in; raises what `open` does."""
@@ -178,13 +184,18 @@ class Session:
         """End the wait for the server where the mailbox is to stop. Any thread may call."""
         self._stream.interrupt()
 
+    def is_alive(self) -> bool:
+        """Whether the server has not ended it, as far as the system knows. Any thread may call."""
+        sock = self._stream.sock
+        return sock is not None and is_open(sock)
+
     def abort(self) -> None:
         """Free a thread that hangs in this session. Any thread may call."""
         self._stream.abort()
 
     def _connect(self) -> None:
         mailbox = self._mailbox
-        addresses = resolve(mailbox.host, mailbox.port, self._allow_private)
+        addresses = self._resolver.addresses(mailbox.host, mailbox.port)
         tls = not mailbox.starttls
 
         def transport() -> Transport:

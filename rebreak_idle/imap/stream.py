@@ -17,7 +17,8 @@ from typing import NoReturn
 
 from ..errors import Interrupted
 from .addresses import Address
-from .network import Resumption, describe, describe_end, is_timeout, keep_alive
+from .network import Resumption, describe, describe_end, is_timeout, over_tls, shake_hands
+from .race import Race
 
 # FLAGS of a mailbox with thousands of keywords were seen with 90 KB. With the copies that are made
 # of lines and answers a session stays under 2 MiB.
@@ -44,6 +45,7 @@ class Stream:
         self, is_stopping: Callable[[], bool], timeout_seconds: float, resumption: Resumption
     ) -> None:
         self.sock: socket.socket | None = None
+        self._address: Address | None = None
         self._closed: socket.socket | None = None
         self.close_reason = ""
         """Why nothing more can be read, or empty."""
@@ -59,33 +61,30 @@ class Stream:
         self._answer_reads = self._unkept_bytes = 0
 
     def connect(self, addresses: list[Address]) -> None:
-        """Connect to the first address that answers; each gets its share of the time-out.
+        """Connect to the first address that answers within the time-out.
 
         Raises:
-            OSError: none answered; the last one's error.
+            OSError: none answered.
             Interrupted: the mailbox is to stop.
         """
-        end = time.monotonic() + self._timeout_seconds
-        for position, address in enumerate(addresses):
-            now = time.monotonic()
-            self._deadline = now + (end - now) / (len(addresses) - position)
-            try:
-                return self._connect(address)
-            except OSError:
-                if position == len(addresses) - 1:
-                    raise
-        raise OSError("no address")
-
-    def _connect(self, address: Address) -> None:
-        family, sockaddr = address
         self.close()
-        self.sock = sock = socket.socket(family, socket.SOCK_STREAM)
-        keep_alive(sock)
-        self._set_timeout(sock)
-        try:
-            sock.connect(sockaddr)
-        finally:
-            self._check_stop()
+        wake, other_end = socket.socketpair()
+        with wake, other_end:
+            self.sock = wake  # what `interrupt` and `abort` shut down meanwhile
+            race = Race(addresses, self._resumption.addresses, wake)
+            try:
+                self._check_stop()
+                self.sock, self._address = race.run(time.monotonic() + self._timeout_seconds)
+            finally:
+                if self.sock is wake:
+                    self.sock = None
+                self._check_stop()
+
+    def address_failed(self) -> bool:
+        """The next connection is to begin with another address; whether there was one at all."""
+        if self._address is not None:
+            self._resumption.addresses.failed([self._address])
+        return self._address is not None
 
     def secure(self, context: ssl.SSLContext, host: str) -> None:
         """Go over to TLS; ``host`` is verified against the certificate.
@@ -96,15 +95,11 @@ class Stream:
         if self._buffer:
             raise OSError("the server sent data before the TLS handshake (CVE-2011-0411)")
         self.restart_deadline()
-        self.sock = sock = context.wrap_socket(
-            self._open_socket(),
-            server_hostname=host,
-            do_handshake_on_connect=False,
-            session=self._resumption.session,
-        )
-        self._set_timeout(sock)
         try:
-            sock.do_handshake()
+            session = self._resumption.session
+            self.sock = sock = over_tls(self._open_socket(), context, host, session)
+            self._set_timeout(sock)
+            shake_hands(sock)
         except OSError:
             self._resumption.session = None  # in case it was that
             raise
@@ -227,7 +222,8 @@ class Stream:
             self._resumption.session = None
         if sock is not None:
             self._closed = sock
-            socket.close(sock.detach())
+            if (descriptor := sock.detach()) != -1:
+                socket.close(descriptor)
 
     def _take(self, size: int) -> bytes:
         data = bytes(self._buffer[:size])
