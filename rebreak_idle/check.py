@@ -223,7 +223,7 @@ class Check:
             session.login(password)
             count = session.examine().exists
             way = "IDLE offered" if session.offers_idle else "no IDLE: will be polled"
-            return f"INBOX has {count} messages, {way}"
+            return f"INBOX has {count} message{'' if count == 1 else 's'}, {way}"
         finally:
             session.close()
 
