@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from chrooted import Courier, Cyrus
 from daemon import Daemon
 from recording_backend import RecordingBackend
 from rig import environment
@@ -93,6 +94,22 @@ def pgbouncer(postgres: Postgres) -> Iterator[PgBouncer]:
 def dovecot(certificates: Certificates) -> Iterator[Dovecot]:
     require("dovecot")
     with Dovecot(certificates.server) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cyrus(certificates: Certificates) -> Iterator[Cyrus]:
+    with ExitStack() as stack:
+        with programs_required():
+            server = stack.enter_context(Cyrus(certificates))
+        yield server
+
+
+@pytest.fixture(scope="session")
+def courier(certificates: Certificates) -> Iterator[Courier]:
+    with ExitStack() as stack:
+        with programs_required():
+            server = stack.enter_context(Courier(certificates))
         yield server
 
 

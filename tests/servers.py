@@ -511,6 +511,16 @@ def message(recipient: str, subject: str, sender: str, body: str) -> EmailMessag
     return mail
 
 
+def deliver_to_maildir(maildir: Path, mail: bytes) -> None:
+    """Put a message into a maildir as mail servers do; it is there when this returns."""
+    name = f"{uuid.uuid4().hex}.test"
+    new = maildir / "tmp" / name
+    new.write_bytes(mail)
+    owner = maildir.stat()
+    shutil.chown(new, owner.st_uid, owner.st_gid)
+    new.rename(maildir / "new" / name)
+
+
 class Dovecot(Server):
     """A private Dovecot 2.3 with one port for TLS and one for STARTTLS, on all of loopback.
 
@@ -581,8 +591,13 @@ class Dovecot(Server):
 
     def sessions(self, user: str) -> int:
         """How many sessions the user has open."""
-        who = self.doveadm("-f", "tab", "who", "-1", user)
-        return len(who.splitlines()) - 1
+        return len(self.session_pids(user))
+
+    def session_pids(self, *users: str) -> list[int]:
+        """The processes of the sessions of these users, or of all."""
+        who = self.doveadm("-f", "tab", "who", "-1", *users).splitlines()
+        pid = who[0].split("\t").index("pid")
+        return [int(line.split("\t")[pid]) for line in who[1:]]
 
     def doveadm(self, *arguments: str, text: str | None = None) -> str:
         """Run doveadm against this instance."""

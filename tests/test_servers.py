@@ -15,10 +15,11 @@ import psycopg
 import pytest
 import requests
 import servers
-from conftest import require
+from chrooted import Courier, Cyrus
+from conftest import programs_required, require
 from daemon import Daemon
 from imapclient import IMAPClient
-from imapclient.exceptions import LoginError
+from imapclient.exceptions import IMAPClientAbortError, LoginError
 from recording_backend import (
     SCAN_PATH,
     Hang,
@@ -277,19 +278,75 @@ def exists_while_idle(client: IMAPClient) -> int:
     return wait_for(announcement, ANNOUNCEMENT_SECONDS, "an EXISTS")
 
 
-def test_dovecot_announces_delivered_mail(dovecot: Dovecot, certificates: Certificates) -> None:
+MailServer = Dovecot | Cyrus | Courier
+
+
+@pytest.fixture(params=["dovecot", "cyrus", "courier"])
+def mail_server(request: pytest.FixtureRequest) -> MailServer:
+    """Each of the servers that people run."""
+    server = request.getfixturevalue(request.param)
+    assert isinstance(server, MailServer)
+    return server
+
+
+def test_a_mail_server_announces_delivered_mail(
+    mail_server: MailServer, certificates: Certificates
+) -> None:
     """A delivery reaches an IDLE session over TLS, and is counted."""
-    dovecot.add_user("idle@example.org", 'pass: "word')
-    with imap(certificates, dovecot.imaps_port, "idle@example.org", 'pass: "word') as client:
+    mail_server.add_user("idle@example.org", 'pass: "word')
+    port = mail_server.imaps_port
+    with imap(certificates, port, "idle@example.org", 'pass: "word') as client:
         assert b"IDLE" in client.capabilities()
         client.select_folder("INBOX")
         client.idle()
-        sent = dovecot.deliver("idle@example.org", subject="News")
+        sent = mail_server.deliver("idle@example.org", subject="News")
         assert exists_while_idle(client) == 1
         client.idle_done()
         (envelope,) = [data[b"ENVELOPE"] for data in client.fetch([1], "ENVELOPE").values()]
     assert (envelope.subject, envelope.message_id) == (b"News", sent.encode())
-    assert dovecot.count("idle@example.org") == 1
+    assert mail_server.count("idle@example.org") == 1
+
+
+def test_a_mail_server_takes_a_new_password_at_once(
+    mail_server: MailServer, certificates: Certificates
+) -> None:
+    """After `set_password` the old password is refused, at once, and the new one works."""
+    port = mail_server.imaps_port
+    for password in ("first", "other"):
+        mail_server.set_password("turn@example.org", password)
+        with imap(certificates, port, "turn@example.org", password):
+            pass
+    with (
+        pytest.raises(LoginError, match=r"AUTHENTICATIONFAILED|(?i:login failed)"),
+        imap(certificates, port, "turn@example.org", "first"),
+    ):
+        pass
+
+
+def test_a_mail_server_kicks_a_session(mail_server: MailServer, certificates: Certificates) -> None:
+    """`kick` ends an IDLE session from the server's side; Dovecot says so."""
+    mail_server.add_user("kicked@example.org", "secret")
+    port = mail_server.imaps_port
+    with imap(certificates, port, "kicked@example.org", "secret") as client:
+        client.select_folder("INBOX")
+        client.idle()
+        assert mail_server.sessions("kicked@example.org") == 1
+        mail_server.kick("kicked@example.org")
+        if isinstance(mail_server, Dovecot):
+            assert client.idle_check(timeout=10)[0][0] == b"BYE"
+        else:
+            with pytest.raises((IMAPClientAbortError, OSError)):
+                client.idle_done()
+    wait_for(lambda: mail_server.sessions("kicked@example.org") == 0, 10, "the session's end")
+
+
+def test_a_mail_server_comes_back_with_its_mail(mail_server: MailServer) -> None:
+    """Users and mail outlive a restart; meanwhile nobody listens."""
+    mail_server.add_user("kept@example.org", "secret")
+    mail_server.deliver("kept@example.org")
+    with mail_server.down():
+        assert not accepts_connections(mail_server.imaps_port)
+    assert mail_server.count("kept@example.org") == 1
 
 
 def test_dovecot_wants_starttls_before_the_login(
@@ -304,42 +361,28 @@ def test_dovecot_wants_starttls_before_the_login(
         client.starttls(certificates.client_context())
         client.login("starttls@example.org", "secret")
         assert client.select_folder("INBOX")[b"EXISTS"] == 0
-
-
-def test_dovecot_takes_a_new_password_at_once(dovecot: Dovecot, certificates: Certificates) -> None:
-    """After `set_password` the old password is refused, at once, and the new one works."""
-    for password in ("first", "other"):
-        dovecot.set_password("turn@example.org", password)
-        with imap(certificates, dovecot.imaps_port, "turn@example.org", password):
-            pass
-    with (
-        pytest.raises(LoginError, match="AUTHENTICATIONFAILED"),
-        imap(certificates, dovecot.imaps_port, "turn@example.org", "first"),
-    ):
-        pass
-    assert "turn@example.org" in dovecot.log()
-
-
-def test_dovecot_kicks_a_session(dovecot: Dovecot, certificates: Certificates) -> None:
-    """`kick` ends an IDLE session from the server's side."""
-    dovecot.add_user("kicked@example.org", "secret")
-    with imap(certificates, dovecot.imaps_port, "kicked@example.org", "secret") as client:
-        client.select_folder("INBOX")
-        client.idle()
-        assert dovecot.sessions("kicked@example.org") == 1
-        dovecot.kick("kicked@example.org")
-        assert client.idle_check(timeout=10)[0][0] == b"BYE"
-    wait_for(lambda: dovecot.sessions("kicked@example.org") == 0, 10, "the end of the session")
-
-
-def test_dovecot_comes_back_with_its_mail(dovecot: Dovecot) -> None:
-    """Users and mail outlive a restart; meanwhile nobody listens."""
-    dovecot.add_user("kept@example.org", "secret")
-    dovecot.deliver("kept@example.org")
     with dovecot.down():
-        assert not accepts_connections(dovecot.imaps_port)
         assert not accepts_connections(dovecot.starttls_port)
-    assert dovecot.count("kept@example.org") == 1
+
+
+@pytest.mark.parametrize(
+    ("gamin", "answer_to_done"), [(True, []), (False, [(1, b"EXISTS"), (1, b"RECENT")])]
+)
+def test_courier_tells_of_mail_at_done_without_gamin(
+    certificates: Certificates, gamin: bool, answer_to_done: list[object]
+) -> None:
+    """Where it fails to get news of files, it warns once and is mute until the end of IDLE."""
+    with programs_required():
+        server = Courier(certificates, gamin=gamin)
+    with server:
+        server.add_user("mute@example.org", "secret")
+        with server.client("mute@example.org") as client:
+            client.select_folder("INBOX")
+            client.idle()
+            server.deliver("mute@example.org")
+            if gamin:
+                assert exists_while_idle(client) == 1
+            assert client.idle_done()[1] == answer_to_done
 
 
 def test_pymap_announces_appended_mail(pymap: Pymap, certificates: Certificates) -> None:
