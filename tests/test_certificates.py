@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import Run
 from daemon import Daemon
-from rig import ADMIN_SECRET, ENCRYPTION_KEY, environment
+from rig import ADMIN_SECRET, ENCRYPTION_KEY, environment, stored
+from scripted_imap import Mailbox, ScriptedImap
 from servers import Certificates, Database
 
 from rebreak_idle.config import load
@@ -111,7 +112,11 @@ def test_the_program_does_not_start(
 def test_a_private_ca_by_dotenv(
     run: Run, database: Database, certificates: Certificates, tmp_path: Path
 ) -> None:
-    """One that names a CA starts as ever."""
+    """One that names a CA starts as ever, and the CA is trusted."""
     (tmp_path / ".env").write_text(f"SSL_CERT_FILE='{certificates.ca_pem}'\n")
-    with run("check") as daemon:
-        assert daemon.wait(30) == 0, daemon.text + daemon.stderr
+    users = {"user@example.org": "secret"}
+    with ScriptedImap(Mailbox(), tls_context=certificates.server_context(), users=users) as server:
+        sealed = stored("secret")
+        database.add("user@example.org", imap_port=server.port, password_encrypted=sealed)
+        with run("check") as daemon:
+            assert daemon.wait(30) == 0, daemon.text + daemon.stderr

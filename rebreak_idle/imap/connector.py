@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ..config import Config
 from ..mailbox import Mailbox
 from .addresses import Resolver
-from .network import Resumption
+from .network import Resumption, TlsSocket
 from .session import Session
 from .stream import Stream
 
@@ -30,6 +30,7 @@ class Connector:
 
     def __init__(self, context: ssl.SSLContext, config: Config) -> None:
         self._context = context
+        self._context.sslsocket_class = TlsSocket
         self._config = config
         self.resolver = Resolver(config.imap_allow_private_hosts, time.monotonic)
         self._resumptions: dict[tuple[str, int], Resumption] = {}

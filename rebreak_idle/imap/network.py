@@ -36,16 +36,28 @@ class HandshakeClosed(ssl.SSLError):
     reason = ""  # the ssl module sets it in its own errors only
 
 
+class TlsSocket(ssl.SSLSocket):
+    """Closes itself where the connection was reset before it is wrapped: there `wrap_socket` would
+    leave it open.
+    """
+
+    def getpeername(self) -> object:
+        try:
+            return super().getpeername()
+        except OSError:
+            self.close()
+            raise
+
+
 def over_tls(
     sock: socket.socket, context: ssl.SSLContext, host: str, session: ssl.SSLSession | None
 ) -> ssl.SSLSocket:
-    """The socket for TLS, before the handshake, in place of ``sock``.
+    """The socket for TLS in place of ``sock``, before the handshake; the context makes `TlsSocket`.
 
     Raises:
         HandshakeClosed: the connection was reset already.
     """
     try:
-        sock.getpeername()  # where that fails, wrap_socket leaves a part of itself open
         return context.wrap_socket(
             sock, server_hostname=host, do_handshake_on_connect=False, session=session
         )
@@ -103,7 +115,7 @@ def describe_end(sock: socket.socket) -> str:
     After a reset the socket has no peer any more; after an end it has.
     """
     try:
-        sock.getpeername()
+        socket.socket.getpeername(sock)
     except OSError:
         return f"connection lost ({os.strerror(errno.ECONNRESET)})"
     return "the server closed the connection"
