@@ -63,6 +63,8 @@ class ChrootedServer(Server):
     """
 
     unpacked_name = ""
+    # Where sessions were killed Cyrus's master does not always end when it is told to.
+    stop_seconds = 1.0
 
     def __init__(self, certificates: Certificates) -> None:
         unpacked(self.unpacked_name)

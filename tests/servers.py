@@ -143,6 +143,7 @@ class Server:
 
     name = "server"
     stop_signal = signal.SIGTERM
+    stop_seconds = STOP_SECONDS
     run_options: Mapping[str, Any] = {}
 
     def __init__(self) -> None:
@@ -212,7 +213,7 @@ class Server:
             return
         process.send_signal(self.stop_signal)
         try:
-            process.wait(STOP_SECONDS)
+            process.wait(self.stop_seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(STOP_SECONDS)
