@@ -719,6 +719,38 @@ def test_mail_between_examine_and_idle(
         assert server.connects == 1
 
 
+@pytest.mark.parametrize("how", ["fin", "rst", "close_notify", "bye"])
+@pytest.mark.parametrize("idle", ["the first", "a renewal"])
+def test_the_server_closes_before_idle_begins(
+    server: ScriptedImap,
+    mailbox: Mailbox,
+    backend: JudgingBackend,
+    watch: Watch,
+    how: str,
+    idle: str,
+) -> None:
+    """A broken session, not a server that has no IDLE and is asked at intervals."""
+
+    def close(connection: Connection) -> None:
+        mailbox.arrive(announce=False)
+        if how == "bye":
+            connection.bye()
+        else:
+            connection.end(how)
+
+    with watch(poll_interval_seconds=60.0) as watched:
+        if idle == "a renewal":
+            server.wait_for_idling()
+            watched.wait_listening()
+        server.on("idle", close, times=1, instead=True)
+        if idle == "a renewal":
+            idle_again(server)
+        assert_promise(mailbox, backend)
+        server.wait_for_idling()
+        assert server.connects == 2
+        assert "no IDLE" not in watched.text
+
+
 def turned_away(server: ScriptedImap, times: int) -> None:
     """The next connections get nothing but a BYE."""
     server.on("greeting", lambda c: c.bye(b"Restarting"), times=times, instead=True)

@@ -118,6 +118,7 @@ class Session:
         What the server says before it agrees is kept for `wait`.
         """
         self._idling = True
+        self._events.last = b""  # an answer to IDLE, not that to the command before it
         with self._translated("starting IDLE"):
             try:
                 self._client.idle()
