@@ -86,7 +86,7 @@ class Turn:
         return math.inf
 
     def end(self) -> None:
-        """Let the next one go; to be called once."""
+        """Let the next one go."""
         slot, self._slot = self._slot, None
         if slot is not None:
             slot.release()

@@ -61,7 +61,7 @@ class Host(Gate):
         return names[0] if names else "a host that no row names any more"
 
     def line_for(self, mailbox_id: str) -> Slots:
-        if self.places.keeps_out(mailbox_id):
+        if self.places.keeps_out(mailbox_id) and not self.is_down:
             return self.places.line
         return super().line_for(mailbox_id)
 
@@ -97,10 +97,12 @@ class Host(Gate):
 
     def refused(self, mailbox_id: str, error: HostUnreachable, line: Slots) -> None:
         """A mailbox could not connect; where sessions live the host is full, and not down."""
+        if line is self.places.line:
+            self.places.back_off()
         for failure in self._decided(Failure(mailbox_id, str(error), error.answered, line)):
             if not self.places.has_living():
                 self.record_failure(failure.mailbox_id, failure.why, failure.line)
-            elif self.places.record_failure(failure.mailbox_id, failure.answered, failure.line):
+            elif self.places.record_failure(failure.mailbox_id, failure.answered):
                 self._log_full(failure.why)
 
     def _decided(self, failure: Failure) -> list[Failure]:

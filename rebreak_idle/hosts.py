@@ -85,7 +85,7 @@ class Endpoint:
         try:
             while (seconds := at_name.wait_seconds()) > 0:
                 wait(seconds)
-            with self._at_host(mailbox_id, wake, wait, run):
+            with self._at_host(at_name, mailbox_id, wake, wait, run):
                 yield
         except HostUnreachable as error:
             if isinstance(error, NameUnusable) or self._name.is_down:
@@ -101,9 +101,9 @@ class Endpoint:
 
     @contextmanager
     def _at_host(
-        self, mailbox_id: str, wake: Callable[[], None], wait: Wait, run: Run
+        self, at_name: Turn, mailbox_id: str, wake: Callable[[], None], wait: Wait, run: Run
     ) -> Iterator[None]:
-        host, turn = self._turn_at_host(mailbox_id, wake, wait, run)
+        host, turn = self._turn_at_host(at_name, mailbox_id, wake, wait, run)
         try:
             host.wait_for_login(wait)
             host.attempt_began(mailbox_id)
@@ -123,9 +123,12 @@ class Endpoint:
             turn.end()
 
     def _turn_at_host(
-        self, mailbox_id: str, wake: Callable[[], None], wait: Wait, run: Run
+        self, at_name: Turn, mailbox_id: str, wake: Callable[[], None], wait: Wait, run: Run
     ) -> tuple[Host, Turn]:
-        """A turn that has come; while it is waited for, the name may come to lead elsewhere."""
+        """A turn that has come; while it is waited for, the name may come to lead elsewhere.
+
+        Whoever has to wait for a place keeps the way through the name free for those that have one.
+        """
         turn: Turn | None = None
         try:
             while True:
@@ -138,6 +141,8 @@ class Endpoint:
                 while (left := look_up_at - self._hosts.clock()) > 0:
                     if (seconds := turn.wait_seconds()) <= 0:
                         return host, turn
+                    if turn.line is host.places.line:
+                        at_name.end()
                     wait(min(seconds, left))
         except BaseException:
             if turn is not None:

@@ -99,22 +99,23 @@ class Slots:
         """
         slot = Slot(self, wake)
         with self._lock:
-            if self._held < self._size and not self._waiting:
+            absorbed_by = self._absorbed_by
+            if absorbed_by is None and self._held < self._size and not self._waiting:
                 self._held += 1
                 slot.granted = True
-            else:
+            elif absorbed_by is None:
                 self._waiting.append(slot)
-        return slot
+        return slot if absorbed_by is None else absorbed_by.request(wake)
 
     def absorb(self, other: Slots) -> None:
         """Whoever holds a slot of the other ones, or waits for one, does so here from now on; all
-        slots may be held meanwhile, and more. Called by one thread at a time, and ``other`` is not
-        requested any more.
+        slots may be held meanwhile, and more. Called by one thread at a time.
         """
         with other._lock, self._lock:
             other._absorbed_by = self
             self._held += other._held
             self._waiting += other._waiting
+            other._waiting.clear()
 
     def release(self, slot: Slot) -> None:
         """Called by the slot."""
