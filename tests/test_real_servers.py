@@ -317,13 +317,17 @@ def cyrus(certificates: Certificates) -> Iterator[Site]:
 
 @contextlib.contextmanager
 def courier(certificates: Certificates) -> Iterator[Site]:
-    """One with gamin, and one that looks for mail once a minute, or when it is asked."""
+    """One with gamin, one that wants gamin and has none, and one that does without."""
     site = Site(rounds=5)
     with contextlib.ExitStack() as parts:
-        for enhanced_idle in (True, False):
+        for name, enhanced_idle, gamin in (
+            ("gamin", True, True),
+            ("no-gamin", True, False),
+            ("plain", False, False),
+        ):
             with programs_required():
-                server = parts.enter_context(Courier(certificates, enhanced_idle))
-            on_it = users("gamin" if enhanced_idle else "plain", BOXES_AT_EACH)
+                server = parts.enter_context(Courier(certificates, enhanced_idle, gamin))
+            on_it = users(name, BOXES_AT_EACH)
             server.add_users(on_it)
             site.servers.append(server)
             site.boxes += [CourierBox(server, user) for user in on_it]
