@@ -218,6 +218,7 @@ def _hex(text: str) -> bytes | None:
 
 
 def _base64(text: str) -> bytes | None:
+    text = re.sub(r"\s", "", text)  # PostgreSQL's encode() breaks lines
     digits = text.rstrip("=")
     if not re.fullmatch("[A-Za-z0-9+/_-]*={0,2}", text) or len(digits) % 4 == 1:
         return None

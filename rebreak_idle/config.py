@@ -188,7 +188,7 @@ class _Reader:
         node_env = self._values.get("NODE_ENV") or ""
         if node_env == "production":
             return PRODUCTION_BACKEND_URL
-        if re.sub(r"[\s'\"`]", "", node_env).lower() == "production":
+        if re.sub(r"\W", "", node_env).lower() == "production":
             self.problems["NODE_ENV"] = (
                 f"NODE_ENV is {shown(node_env)}, which is not production to the letter: "
                 "give production, or another name for staging"

@@ -13,12 +13,12 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo, PGconn
 
-# What Prisma and its hosts add to a connection URL and libpq does not know.
+# What Prisma, its hosts and node-postgres add to a connection URL and libpq does not know.
 # https://www.prisma.io/docs/orm/overview/databases/postgresql#arguments
 PRISMA_PARAMETERS = frozenset({
     "connection_limit", "max_connection_lifetime", "max_idle_connection_lifetime", "pgbouncer",
     "pool_timeout", "schema", "single_use_connections", "socket_timeout", "sslaccept",
-    "sslidentity", "statement_cache_size", "supa", "workaround",
+    "sslidentity", "statement_cache_size", "supa", "uselibpqcompat", "workaround",
 })  # fmt: skip
 
 
@@ -107,10 +107,10 @@ def _for_libpq(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def _check_place(place: str) -> None:
     """An unencoded character in the password would make its rest part of the host or port."""
-    authority = place.partition("/")[0]
+    authority, _, path = place.partition("/")
     hosts = authority.rpartition("@")[2].split(",")
     ports = [re.sub(r"^(\[[^]]*\]|[^:]*)", "", host) for host in hosts]
-    if "#" in place or authority.count("@") > 1:
+    if "#" in place or "@" in path or authority.count("@") > 1:
         raise ValueError(f"is ambiguous: {EXAMPLE}, and {ENCODE}")
     if not all(re.fullmatch(r"(:[0-9]{0,5})?", p) and int(p[1:] or 0) < 65536 for p in ports):
         raise ValueError(f"has a port that is not a number: {EXAMPLE}, and {ENCODE}")

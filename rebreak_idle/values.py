@@ -90,7 +90,8 @@ def http_url(text: str) -> str:
 def header_name(text: str) -> str:
     # RFC 9110, section 5.6.2: a field name is a token.
     if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
-        raise ValueError(f"is {shown(text)}: give the name of an HTTP header")
+        name = text.partition(":")[0]  # its value may follow
+        raise ValueError(f"is {shown(name)}…: give the name of an HTTP header")
     if text.lower() in (
         "connection",
         "content-length",
@@ -111,7 +112,10 @@ def header_value(text: str) -> str:
 
 def key_encoding(text: str) -> str:
     if text not in KEY_ENCODINGS and not re.fullmatch(r"scrypt:.+", text, re.DOTALL):
-        raise ValueError(f"is {shown(text)}: give one of {', '.join(KEY_ENCODINGS)}, scrypt:<salt>")
+        kind = re.split("[:=]", text)[0]  # a salt may follow
+        raise ValueError(
+            f"is {shown(kind)}…: give one of {', '.join(KEY_ENCODINGS)}, scrypt:<salt>"
+        )
     refuse_blanks(text)
     refuse_quotes(text.partition(":")[2])
     return text

@@ -573,3 +573,30 @@ def test_the_program_does_not_start_on_what_is_not_as_meant(tmp_path: Path, case
     assert line.startswith("[idle/db] ")
     assert "hunter2" not in line
     assert daemon.lines == []
+
+
+@pytest.mark.parametrize("value", ["Scrypt:pepper-salt", "scrypt=pepper-salt", "SCRYPT:pepper"])
+def test_a_salt_is_not_shown(value: str) -> None:
+    """Whatever is wrong with how it is written."""
+    with pytest.raises(ConfigError) as caught:
+        load({**REQUIRED, "ENCRYPTION_KEY_ENCODING": value})
+    assert "pepper" not in " ".join(caught.value.problems)
+
+
+@pytest.mark.parametrize("value", ["production;", "“production”", "\ufeffproduction"])
+def test_what_looks_like_production_is_a_problem(value: str) -> None:
+    """Signs around it, seen or not, do not make it staging without a word."""
+    with pytest.raises(ConfigError, match="NODE_ENV"):
+        load({**REQUIRED, "NODE_ENV": value})
+
+
+def test_node_postgres_own_parameter_is_dropped() -> None:
+    """node-postgres recommends uselibpqcompat in its warnings."""
+    url = "postgresql://u:p@h/db?sslmode=require&uselibpqcompat=true"
+    assert load({**REQUIRED, "DATABASE_URL": url}).database.conninfo.endswith("?sslmode=require")
+
+
+def test_a_password_with_a_slash_is_not_taken_for_a_port() -> None:
+    """Its rest would be shown as the name of a database."""
+    with pytest.raises(ConfigError, match="DATABASE_URL is ambiguous"):
+        load({**REQUIRED, "DATABASE_URL": "postgresql://u:1234/secret@h.example.org:5432/db"})

@@ -63,6 +63,33 @@ def test_another_protocol_is_parked(
         assert other.connects == 1
 
 
+def test_a_server_that_waits_to_be_asked(certificates: Certificates) -> None:
+    """HTTPS says nothing of its own accord: it is asked when the time for a greeting is over."""
+    other = server(certificates, b"", starttls=False)
+    other.on("noop", b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", instead=True)
+    with (
+        other,
+        JudgingBackend() as backend,
+        Watched(other, backend, certificates.client_context(), imap_timeout_seconds=1.0) as watched,
+    ):
+        assert "(it says 'HTTP/1.1 400 Bad Request')" in watched.wait_line("parked")
+        assert other.connects == 1
+
+
+def test_an_imap_server_that_is_slow_to_greet_is_tried_again(certificates: Certificates) -> None:
+    """A greeting that comes only when we ask is late, and no other protocol."""
+    other = server(certificates, b"", starttls=False)
+    other.on("noop", b"* OK Ready now\r\n", instead=True, times=1)
+    with (
+        other,
+        JudgingBackend() as backend,
+        Watched(other, backend, certificates.client_context(), imap_timeout_seconds=1.0) as watched,
+    ):
+        watched.wait_line("no answer in time")
+        other.off("greeting")
+        watched.wait_listening()
+
+
 @pytest.mark.parametrize(
     "greeting", [b"\r\n", b"\x00\x01\x02\r\n", b"OK ready\r\n", b"* WHAT\r\n", b"+ OK\r\n"]
 )

@@ -185,12 +185,23 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         while wait and self.stream.line().startswith(b"* "):
             pass
 
+    def _greeting(self) -> bytes:
+        """The first line; a server that says nothing until it is asked is asked (HTTPS)."""
+        try:
+            return self._note(self.stream.line())
+        except TimeoutError:
+            self.stream.send(b"A1 NOOP\r\n")
+            refuse_other_protocols(self._note(self.stream.line()))
+            raise
+
     def _answer_line(self) -> bytes:
         """The next line that tells anything."""
+        if self.state == "LOGOUT":  # what imaplib calls the time before the greeting
+            greeting = self._greeting()
+            refuse_other_protocols(greeting)
+            return greeting
         while is_unwanted(line := self._note(self.stream.line())):
             self.stream.not_kept(len(line))
-        if self.state == "LOGOUT":  # what imaplib calls the time before the greeting
-            refuse_other_protocols(line)
         return line
 
     def _idle_line(self) -> bytes:
