@@ -41,14 +41,15 @@ class Inbox:
 
         What it says only once it is asked, not ``in_idle``, is no proof that it announces mail.
         """
-        is_news = False
+        is_news = grew = False
         for line in lines:
             if line.kind is Kind.EXISTS:
+                grew |= line.number > self._uids.count
                 is_news |= self._uids.announced(line.number)
             elif line.kind is Kind.EXPUNGE:
                 self._uids.expunged(line.number)
         if is_news:
-            self._hear_exists(in_idle)
+            self._hear_exists(in_idle and grew)
             return EXISTS
         unreadable = [line.text for line in lines if line.kind is Kind.UNREADABLE]
         if unreadable and self._unreadable.should_log("unreadable"):
@@ -58,9 +59,9 @@ class Inbox:
             )
         return CATCH_UP if unreadable else None
 
-    def _hear_exists(self, in_idle: bool) -> None:
+    def _hear_exists(self, is_announcing: bool) -> None:
         self._logger.info("exists-event received (new mail)")
-        if not in_idle:
+        if not is_announcing:
             return
         self._was_told_late = False
         if self._renewal.announced():
@@ -72,6 +73,11 @@ class Inbox:
     def examined(self, snapshot: Snapshot) -> Finding:
         """Take in what EXAMINE showed; anything but `Finding.NOTHING` means that a scan is owed."""
         return self._uids.examined(snapshot)
+
+    @property
+    def grew(self) -> bool:
+        """Whether EXAMINE showed more messages than were announced, whatever its UIDNEXT said."""
+        return self._uids.grew
 
     def mail_was_told_late(self) -> None:
         """The server told of mail only as IDLE was ended: once may be chance, twice is a habit."""

@@ -127,7 +127,7 @@ class IdleWorker(threading.Thread):
         """A session from connect to end; what ended it."""
         self._recovery.begin_attempt()
         try:
-            self._watch(self._connect())
+            self._watch(*self._connect())
         except Interrupted:
             raise
         except RebreakError as error:
@@ -152,8 +152,8 @@ class IdleWorker(threading.Thread):
         self._progress.expect_try(wait)
         self._pause(wait)
 
-    def _connect(self) -> SessionLike:
-        """An open session, logged in; kind to its host."""
+    def _connect(self) -> tuple[SessionLike, bool]:
+        """An open session, logged in, and whether it is in IDLE; kind to its host."""
         mailbox = self.mailbox
         if mailbox.problem:
             raise MailboxUnusable(f"the row cannot be used: {mailbox.problem}")
@@ -163,8 +163,8 @@ class IdleWorker(threading.Thread):
         with self._host.connecting(mailbox.id, self._woken.set, pool.wait_in_line, pool.run):
             session = pool.run(lambda: self._open(password))
             self._host.session_began(mailbox.id, session.is_alive)
-        self._recovery.logged_in()
-        return session
+            self._recovery.logged_in()
+            return session, pool.run(lambda: self._examine_and_idle(session))[1]
 
     def _open(self, password: str) -> SessionLike:
         """On a thread of the pool."""
@@ -186,9 +186,8 @@ class IdleWorker(threading.Thread):
                 del session
                 self._pool.let_go(last_reference)
 
-    def _watch(self, session: SessionLike) -> NoReturn:
+    def _watch(self, session: SessionLike, idling: bool) -> NoReturn:
         """Watch INBOX for as long as the session lasts."""
-        idling = self._pool.run(lambda: self._examine_and_idle(session))[1]
         self._logger.info("connected (%s:%d)", self.mailbox.host, self.mailbox.port)
         self._opened_at = self._clock()
         while True:
@@ -225,7 +224,7 @@ class IdleWorker(threading.Thread):
         finding, idling = self._examine_and_idle(session)
         if renewed and finding is Finding.UNANNOUNCED:
             self._inbox.mail_was_not_announced()
-        elif renewed and told_late == EXISTS:
+        elif renewed and (told_late == EXISTS or self._inbox.grew):
             self._inbox.mail_was_told_late()
         return idling
 

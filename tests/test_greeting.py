@@ -16,10 +16,8 @@ from rebreak_idle.status import State
 # What servers of other protocols say first, or when they give up waiting for us.
 OTHERS = {
     "POP3": b"+OK Dovecot ready.\r\n",
-    "POP3-full": b"-ERR Too many connections\r\n",
     "SMTP": b"220 mx.example.org ESMTP Postfix\r\n",
     "SMTP-lines": b"220-mx.example.org ESMTP Exim\r\n220 ready\r\n",
-    "SMTP-refusal": b"554 5.7.1 no\r\n",
     "FTP": b"220 (vsFTPd 3.0.5)\r\n",
     "NNTP": b"200 news.example.org InterNetNews ready\r\n",
     "HTTP": b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n",
@@ -91,7 +89,18 @@ def test_an_imap_server_that_is_slow_to_greet_is_tried_again(certificates: Certi
 
 
 @pytest.mark.parametrize(
-    "greeting", [b"\r\n", b"\x00\x01\x02\r\n", b"OK ready\r\n", b"* WHAT\r\n", b"+ OK\r\n"]
+    "greeting",
+    [
+        b"\r\n",
+        b"\x00\x01\x02\r\n",
+        b"OK ready\r\n",
+        b"* WHAT\r\n",
+        b"+ OK\r\n",
+        b"-ERR Too many connections\r\n",
+        b"421 4.3.2 Service not available\r\n",
+        b"554 Too many connections from your IP\r\n",
+        b"HTTP/1.1 503 Service Unavailable\r\n\r\n",
+    ],
 )
 def test_a_server_in_trouble_is_tried_again(certificates: Certificates, greeting: bytes) -> None:
     """What is no other protocol's greeting may pass, and no mailbox is given up for it."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 # Exchange sends "TAG OK" and no text, which RFC 9051 allows and imaplib does not.
-_TAGGED = re.compile(rb"([A-Za-z0-9.]+) +(OK|NO|BAD)(?: +|$)(.*)", re.IGNORECASE | re.DOTALL)
+_TAGGED = re.compile(
+    rb"([A-Za-z0-9.]+)[ \t]+(OK|NO|BAD)(?![^ \t\[:])[ \t:]*(.*)", re.IGNORECASE | re.DOTALL
+)
 _NUMBERED = re.compile(rb"\* +([0-9]+) +([A-Za-z-]+)")
 _STATUS = re.compile(rb"\* +(OK|NO|BAD|BYE|PREAUTH) +(\[ *[A-Za-z-]+)", re.IGNORECASE)
 _KEYWORD = re.compile(rb"\* +([A-Za-z-]+)")
@@ -30,6 +32,8 @@ def in_plain_form(line: bytes) -> bytes:
 
 def is_unwanted(line: bytes) -> bool:
     """Whether a line tells nothing that anybody asks for; not where a literal follows it."""
+    if line.strip() in (b"", b"*"):
+        return bool(line)
     return bool(_UNWANTED.match(line)) and not _LITERAL.search(line)
 
 

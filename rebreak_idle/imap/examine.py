@@ -31,5 +31,5 @@ def examine(transport: Transport, mailbox: str) -> Snapshot:
 def _number(transport: Transport, name: str) -> int | None:
     try:
         return last_number(transport.untagged_responses.get(name, []))
-    except (TypeError, ValueError) as error:
-        raise transport.error(f"{name} without a number") from error
+    except (TypeError, ValueError):
+        return None  # NIL, a word, or nothing at all: it is not told

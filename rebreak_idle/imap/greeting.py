@@ -10,12 +10,13 @@ from ..errors import MailboxUnusable
 from ..mailbox import Mailbox
 
 SHOWN_CHARACTERS = 80
-# Anything else that is no greeting of IMAP may be a server in trouble, and is tried again.
+# Anything else that is no greeting of IMAP may be a server in trouble, or what stands before it (an
+# HTTP 503 of a load balancer, -ERR, 421, 554), and is tried again.
 OTHER_PROTOCOLS = re.compile(
     rb"""
-      [+]OK\b | -ERR\b   # POP3: RFC 1939, section 3
-    | [245]\d\d[ -]      # SMTP: RFC 5321, section 4.2; FTP: RFC 959, section 4.2; NNTP: RFC 3977
-    | HTTP/ | <!doctype\b | <html\b  # HTTP: RFC 9112, section 4, or a page without a head
+      [+]OK\b            # POP3: RFC 1939, section 3
+    | 2\d\d[ -]          # SMTP: RFC 5321, section 4.2; FTP: RFC 959, section 4.2; NNTP: RFC 3977
+    | HTTP/[\d.]+[ ][1-4] | <!doctype\b | <html\b  # HTTP: RFC 9112, section 4, or a page alone
     | SSH-               # RFC 4253, section 4.2
     | "IMPLEMENTATION"   # ManageSieve: RFC 5804, section 1.7
     """,

@@ -55,7 +55,8 @@ CODES = (
 # first that fits counts. Trouble that passes comes first: Cyrus says "Login failed:" before it.
 TEXTS = (
     _Text(
-        r"too many ([\w-]+ ){0,3}(connection|session|login|auth|request|attempt|user|process)",
+        r"too many (?!(failed|invalid|bad|incorrect|wrong|unsuccessful)\b)"
+        r"([\w-]+ ){0,3}(connection|session|login|auth|request|attempt|user|process)",
         Blame.PROVIDER,
         "Gmail, Too many simultaneous connections: https://support.google.com/mail/answer/7126229; "
         "Cyrus, Too many open connections (2 of 2 for …): imap/imapd.c, checklimits",

@@ -249,7 +249,7 @@ class Session:
         if isinstance(error, ssl.SSLError):
             return describe(error)
         if isinstance(error, OSError):
-            is_alive = is_timeout(error) and self._stream.answer_bytes
+            is_alive = is_timeout(error) and self._stream.answer_reads
             hint = ", though it sends signs of life: raise IMAP_TIMEOUT_SECONDS" if is_alive else ""
             return f"network trouble: {describe(error)}{hint}"
         if said := self._redacted(self._events.last.decode("utf-8", "replace")).strip():

@@ -58,7 +58,7 @@ class Stream:
         self._deadline = 0.0
         self._is_logging_out = False
         self._buffer = bytearray()
-        self._answer_reads = self._unkept_bytes = 0
+        self.answer_reads = self._unkept_bytes = 0
 
     def connect(self, addresses: list[Address]) -> None:
         """Connect to the first address that answers within the time-out.
@@ -127,7 +127,7 @@ class Stream:
 
     def restart_deadline(self) -> None:
         """The next answer begins: it has the whole time-out and its own measure of bytes."""
-        self.answer_bytes = self._answer_reads = self._unkept_bytes = 0
+        self.answer_bytes = self.answer_reads = self._unkept_bytes = 0
         if not self._is_logging_out:
             self._deadline = time.monotonic() + self._timeout_seconds
 
@@ -263,7 +263,7 @@ class Stream:
             self.close_reason = describe_end(sock)
         self._buffer += data
         self.answer_bytes += len(data)
-        self._answer_reads += 1
+        self.answer_reads += 1
         self._check_limits()
 
     def _check_limits(self) -> None:
@@ -271,7 +271,7 @@ class Stream:
         for size, limit in (self.answer_bytes, MAX_ANSWER_BYTES), (received, MAX_RECEIVED_BYTES):
             if size > limit:
                 self.limit_exceeded(f"the server sent more than {limit} bytes in one answer")
-        if self._answer_reads > MAX_ANSWER_READS:
+        if self.answer_reads > MAX_ANSWER_READS:
             self.limit_exceeded(f"one answer came in more than {MAX_ANSWER_READS} pieces")
 
     def _set_timeout(self, sock: socket.socket) -> None:

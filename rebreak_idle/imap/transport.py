@@ -200,9 +200,9 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
             greeting = self._greeting()
             refuse_other_protocols(greeting)
             return greeting
-        while is_unwanted(line := self._note(self.stream.line())):
+        while is_unwanted(line := self.stream.line()):
             self.stream.not_kept(len(line))
-        return line
+        return self._note(in_plain_form(line.rstrip(b"\r\n")) + b"\r\n") if line else b""
 
     def _idle_line(self) -> bytes:
         """The next line, while IDLE begins or ends, that IMAPClient is to see."""

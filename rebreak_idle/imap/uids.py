@@ -45,6 +45,13 @@ class UidTracker:
     _announced: int = 0
     _doubtful: bool = False
     _lowered: bool = False
+    grew: bool = False
+    """Whether the last snapshot had more messages than were announced."""
+
+    @property
+    def count(self) -> int:
+        """How many messages there are, as far as was told."""
+        return self._count
 
     def announced(self, exists: int) -> bool:
         """The server announced ``* <exists> EXISTS``; False where that is only what EXPUNGE left,
@@ -66,6 +73,7 @@ class UidTracker:
         """Take the new snapshot; anything but `Finding.NOTHING` means that a scan is owed."""
         last, announced, doubtful = self._last, self._announced, self._doubtful
         count = self._count
+        self.grew = last is not None and now.exists > count
         self._last, self._count, self._announced = now, now.exists, 0
         self._doubtful = self._lowered = False
         if doubtful or last is None or now.uidnext is None or last.uidnext is None:
