@@ -58,7 +58,7 @@ def wait_examined(server: ScriptedImap, number: int) -> None:
 
 
 @pytest.mark.parametrize("capabilities", [POLLED, (*POLLED, "IDLE")], ids=["polled", "idle"])
-@pytest.mark.parametrize("uidnext", [b"UIDNEXT 0", b"UIDNEXT 00", b"NOSUCH 7"])
+@pytest.mark.parametrize("uidnext", [b"UIDNEXT 0", b"UIDNEXT 00", b"UIDNEXT NIL", b"NOSUCH 7"])
 def test_without_a_uidnext_the_number_of_messages_tells(
     server: ScriptedImap,
     mailbox: Mailbox,
@@ -209,6 +209,35 @@ def test_mail_that_is_announced_in_idle_ends_the_shorter_renewals(
         watched.wait_line("the server announces mail again")
 
 
+def test_a_mute_server_without_uidnext_is_renewed_sooner(
+    server: ScriptedImap, mailbox: Mailbox, backend: JudgingBackend, context: ssl.SSLContext
+) -> None:
+    """That the number of messages grew without a word is enough, the second time."""
+    for step in ("examine", "status"):
+        server.rewrite(step, lambda out: re.sub(rb"UIDNEXT \d+", b"UIDNEXT 0", out))
+    with Watched(server, backend, context, idle_renew_seconds=1.0) as watched:
+        wait_scans(backend, 1)
+        server.wait_for_idling()
+        mailbox.arrive(announce=False)
+        watched.wait_line("the server told of mail only as idle was ended")
+        mailbox.arrive(announce=False)
+        watched.wait_line(MUTE)
+        assert_promise(mailbox, backend)
+
+
+def test_blank_lines_in_answers_are_passed_over(
+    server: ScriptedImap, mailbox: Mailbox, backend: JudgingBackend, context: ssl.SSLContext
+) -> None:
+    """They say nothing, and end nothing."""
+    for step in ("login", "examine", "idle", "done"):
+        server.on(step, b"\r\n* \r\n")
+    with Watched(server, backend, context, idle_renew_seconds=0.5) as watched:
+        wait_examined(server, 2)
+        mailbox.arrive()
+        assert_promise(mailbox, backend)
+        assert "trouble" not in watched.text
+
+
 # Forms
 
 
@@ -222,7 +251,8 @@ def all_tagged(form: bytes) -> Callable[[bytes], bytes]:
 
 
 @pytest.mark.parametrize(
-    "form", [b"OK", b"OK ", b"ok done", b" OK  done", b"Ok", b"OK []", b"OK ("]
+    "form",
+    [b"OK", b"OK ", b"ok done", b" OK  done", b"Ok", b"OK []", b"OK (", b"OK[X] done", b"OK\tdone"],
 )
 def test_a_tagged_ok_in_any_form(
     server: ScriptedImap,

@@ -38,7 +38,7 @@ _UNTAGGED = re.compile(
     rb"VANISHED|ID|NAMESPACE|METADATA|QUOTA|QUOTAROOT)(?: +(.*))?$",
     re.IGNORECASE | re.DOTALL,
 )
-_TAGGED = re.compile(rb"[A-Za-z0-9.]+ +(OK|NO|BAD)(?: |$)", re.IGNORECASE)
+_TAGGED = re.compile(rb"[A-Za-z0-9.]+[ \t]+(OK|NO|BAD)(?![^ \t\[:])", re.IGNORECASE)
 _KINDS = {b"EXISTS": Kind.EXISTS, b"EXPUNGE": Kind.EXPUNGE, b"BYE": Kind.BYE}
 
 
