@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 # The share of a wait that jitter may take away, so that many mailboxes do not return in step.
 JITTER = 0.2
+# A session that held this long counts as having worked.
+WORKED_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,14 @@ import math
 import threading
 from collections.abc import Callable, Set
 
-from .limits import Backoff, Slots
+from .gate import LOOK_AGAIN_SECONDS
+from .limits import WORKED_SECONDS, Backoff, Slots
 
 REFUSALS_THAT_MEAN_FULL = 3
 # A mailbox whose sessions do not come about keeps its place no longer than this.
 KEPT_SECONDS = 600.0
-# A session that lasted so long worked.
-WORKED_SECONDS = 60.0
 # Whoever waits for a place lets those with one come back first, but not for longer than this.
 GIVES_WAY_SECONDS = 60.0
-LOOK_AGAIN_SECONDS = 1.0
 
 
 class Places:

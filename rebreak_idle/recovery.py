@@ -16,12 +16,10 @@ from .errors import (
     PasswordUnreadable,
     RebreakError,
 )
-from .limits import JITTER, Backoff, interval_text, seconds_text
+from .limits import JITTER, WORKED_SECONDS, Backoff, interval_text, seconds_text
 from .log import Logger, RepeatFilter, sanitize
 from .status import State
 
-# A session that held this long counts as having worked.
-WORKED_SECONDS = 60.0
 # A login that was refused, and may work again by itself, is tried again so many times first:
 # providers refuse good passwords for minutes.
 REFUSED_RETRY_SECONDS = (60.0, 300.0)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 
-# Exchange sends "TAG OK" and no text, which RFC 9051 allows and imaplib does not.
-_TAGGED = re.compile(
-    rb"([A-Za-z0-9.]+)[ \t]+(OK|NO|BAD)(?![^ \t\[:])[ \t:]*(.*)", re.IGNORECASE | re.DOTALL
-)
+from .responses import TAGGED
+
 _NUMBERED = re.compile(rb"\* +([0-9]+) +([A-Za-z-]+)")
 _STATUS = re.compile(rb"\* +(OK|NO|BAD|BYE|PREAUTH) +(\[ *[A-Za-z-]+)", re.IGNORECASE)
 _KEYWORD = re.compile(rb"\* +([A-Za-z-]+)")
@@ -20,9 +18,13 @@ _UNWANTED = re.compile(
 _LITERAL = re.compile(rb"\{[0-9]+\+?\}\r?\n$")
 
 
-def in_plain_form(line: bytes) -> bytes:
-    """The line, without its CRLF, with single blanks and its keywords in upper case."""
-    if tagged := _TAGGED.fullmatch(line):
+def in_plain_form(raw: bytes) -> bytes:
+    """The line with single blanks, its keywords in upper case, and CRLF; empty as it is."""
+    return _plain(raw.rstrip(b"\r\n")) + b"\r\n" if raw else b""
+
+
+def _plain(line: bytes) -> bytes:
+    if tagged := TAGGED.fullmatch(line):
         return b"%s %s %s" % (tagged[1], tagged[2].upper(), tagged[3])
     for form, shape in ((_NUMBERED, b"* %s %s"), (_STATUS, b"* %s %s"), (_KEYWORD, b"* %s")):
         if found := form.match(line):
@@ -51,9 +53,10 @@ def _number_after(name: str, text: str) -> int | None:
 
 
 def last_number(responses: list[bytes]) -> int | None:
-    """The number of the last response of a kind; 0 is none (RFC 9051, section 2.3.1.1).
-
-    Raises:
-        ValueError, TypeError: it is no number.
+    """The number of the last response of a kind; 0 is none (RFC 9051, section 2.3.1.1), and NIL, a
+    word, or nothing at all is not told either.
     """
-    return (int(responses[-1]) or None) if responses else None
+    try:
+        return int(responses[-1]) or None
+    except (IndexError, TypeError, ValueError):
+        return None

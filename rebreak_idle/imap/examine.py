@@ -29,7 +29,4 @@ def examine(transport: Transport, mailbox: str) -> Snapshot:
 
 
 def _number(transport: Transport, name: str) -> int | None:
-    try:
-        return last_number(transport.untagged_responses.get(name, []))
-    except (TypeError, ValueError):
-        return None  # NIL, a word, or nothing at all: it is not told
+    return last_number(transport.untagged_responses.get(name, []))

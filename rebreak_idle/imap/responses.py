@@ -38,7 +38,10 @@ _UNTAGGED = re.compile(
     rb"VANISHED|ID|NAMESPACE|METADATA|QUOTA|QUOTAROOT)(?: +(.*))?$",
     re.IGNORECASE | re.DOTALL,
 )
-_TAGGED = re.compile(rb"[A-Za-z0-9.]+[ \t]+(OK|NO|BAD)(?![^ \t\[:])", re.IGNORECASE)
+# Exchange sends "TAG OK" and no text, others a tab or a bracket right behind it.
+TAGGED = re.compile(
+    rb"([A-Za-z0-9.]+)[ \t]+(OK|NO|BAD)(?![^ \t\[:])[ \t:]*(.*)", re.IGNORECASE | re.DOTALL
+)
 _KINDS = {b"EXISTS": Kind.EXISTS, b"EXPUNGE": Kind.EXPUNGE, b"BYE": Kind.BYE}
 
 
@@ -54,6 +57,6 @@ def read_line(line: bytes) -> Line:
         return Line(_KINDS.get(found[1].upper(), Kind.OTHER), text=found[2] or b"")
     if line.startswith(b"+"):
         return Line(Kind.CONTINUATION)
-    if _TAGGED.match(line):
+    if TAGGED.match(line):
         return Line(Kind.TAGGED, text=line)
     return Line(Kind.UNREADABLE if line.strip() else Kind.OTHER)

@@ -151,8 +151,9 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         """
         if self._phase is Phase.IDLING:
             return self._announcement_at_hand()
-        line = self._answer_line() if self._phase is Phase.ANSWERS else self._idle_line()
-        return in_plain_form(line.rstrip(b"\r\n")) + b"\r\n" if line else b""
+        if self._phase is Phase.ANSWERS:
+            return self._answer_line()
+        return in_plain_form(self._idle_line())
 
     def shutdown(self) -> None:
         self.stream.close()
@@ -199,10 +200,10 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         if self.state == "LOGOUT":  # what imaplib calls the time before the greeting
             greeting = self._greeting()
             refuse_other_protocols(greeting)
-            return greeting
+            return in_plain_form(greeting)
         while is_unwanted(line := self.stream.line()):
             self.stream.not_kept(len(line))
-        return self._note(in_plain_form(line.rstrip(b"\r\n")) + b"\r\n") if line else b""
+        return self._note(in_plain_form(line))
 
     def _idle_line(self) -> bytes:
         """The next line, while IDLE begins or ends, that IMAPClient is to see."""
