@@ -40,10 +40,10 @@ from typing import IO, Any, Self, cast
 # The servers that the tests run against as well; scripts/demo.py has them out of Ctrl-C's reach.
 from demo import ROOT, TROUBLE, OwnPostgres, Stopped, listen_for_signals, pause
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
-from rig import ADMIN_SECRET, environment, stored
-from servers import Certificates, Database, server_folder
+from tests.support.rig import ADMIN_SECRET, environment, stored
+from tests.support.servers import Certificates, Database, server_folder
 
 PEERS = ROOT / "scripts" / "bench_peers"
 GO_PATH = Path("/usr/share/gocode")

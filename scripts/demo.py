@@ -34,11 +34,11 @@ from imapclient import IMAPClient
 from imapclient.exceptions import IMAPClientError
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
 # The servers that the tests run against as well.
-from rig import stored  # noqa: E402
-from servers import (  # noqa: E402
+from tests.support.rig import stored  # noqa: E402
+from tests.support.servers import (  # noqa: E402
     Certificates,
     Database,
     MissingProgramError,

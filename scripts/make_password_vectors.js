@@ -1,4 +1,4 @@
-// Writes tests/password_vectors.json: stored passwords as Node's own crypto makes them.
+// Writes tests/unit/password_vectors.json: stored passwords as Node's own crypto makes them.
 //
 //     node scripts/make_password_vectors.js [file]
 //
@@ -101,5 +101,5 @@ ${rows([...cases()].map((one) => JSON.stringify(one)))}
  ]
 }
 `
-const target = path.join(__dirname, '..', 'tests', 'password_vectors.json')
+const target = path.join(__dirname, '..', 'tests', 'unit', 'password_vectors.json')
 fs.writeFileSync(process.argv[2] ?? target, json)

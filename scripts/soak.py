@@ -40,9 +40,9 @@ import psycopg
 # The servers that the tests run against as well; scripts/demo.py has them out of Ctrl-C's reach.
 from demo import OWN_SESSION, ROOT, OwnPostgres, Stopped, listen_for_signals, pause
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
-from recording_backend import (
+from tests.support.recording_backend import (
     Behaviour,
     Hang,
     RecordingBackend,
@@ -50,9 +50,9 @@ from recording_backend import (
     answer,
     reset,
 )
-from rig import environment, stored
-from scripted_imap import STEPS, Arrival, Connection, Mailbox, ScriptedImap
-from servers import (
+from tests.support.rig import environment, stored
+from tests.support.scripted_imap import STEPS, Arrival, Connection, Mailbox, ScriptedImap
+from tests.support.servers import (
     Certificates,
     Database,
     Dovecot,

@@ -10,11 +10,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from chrooted import Courier, Cyrus
-from daemon import Daemon
-from recording_backend import RecordingBackend
-from rig import environment
-from servers import (
+
+from tests.support.chrooted import Courier, Cyrus
+from tests.support.daemon import Daemon
+from tests.support.recording_backend import RecordingBackend
+from tests.support.rig import environment
+from tests.support.servers import (
     Certificates,
     Database,
     Dovecot,
@@ -26,7 +27,7 @@ from servers import (
     name_of_postgres,
     server_folder,
 )
-from waiting import threads_left_behind
+from tests.support.waiting import threads_left_behind
 
 THREAD_END_SECONDS = 5.0
 
