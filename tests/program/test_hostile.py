@@ -809,6 +809,6 @@ def test_security_md_names_the_bounds_of_the_code() -> None:
         for name in path.split("."):
             found = getattr(found, name)
         assert found == float(value), path
-    sources = "".join(path.read_text("utf-8") for path in (REPOSITORY / "tests").glob("test_*.py"))
+    sources = "".join(path.read_text("utf-8") for path in (REPOSITORY / "tests").rglob("test_*.py"))
     for name in re.findall(r"`(test_\w+)`", text):
         assert f"def {name}(" in sources, name

@@ -116,14 +116,14 @@ def test_many_sessions_are_logged_out(
 
 
 def test_a_second_signal_ends_at_once(
-    run: Run, database: Database, certificates: Certificates
+    run: Run, database: Database, certificates: Certificates, backend: RecordingBackend
 ) -> None:
-    """Whoever cannot wait sends the signal twice."""
+    """Whoever cannot wait, here for a scan that is under way, sends the signal twice."""
+    backend.script = [Hang()]
     with ScriptedImap(Mailbox(), tls_context=certificates.server_context()) as server:
-        server.on("done", lambda connection: connection.silence())
         database.add("user@example.org", imap_port=server.port, password_encrypted=stored("secret"))
         with run() as daemon:
-            server.wait_for_idling()
+            backend.wait_for(1)
             daemon.signal(signal.SIGTERM)
             daemon.wait_line("[idle/db] stopping")
             daemon.signal(signal.SIGTERM)
