@@ -571,7 +571,7 @@ def test_a_backend_that_says_nothing(scheme: str, is_certain: bool, said: str) -
 
 def test_a_body_that_says_nothing(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """A head without its body is no answer within the time-out either."""
-    monkeypatch.setattr("test_scan_client.TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr("tests.unit.test_scan_client.TIMEOUT_SECONDS", 0.3)
     backend, _ = serve([HEAD + b"Content-Length: 26\r\n\r\n"])
     error = unavailable(lambda: backend.scan(MAILBOX, "exists"))
     assert not error.is_certain
@@ -586,7 +586,7 @@ def test_a_drip_is_ended_by_force(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, answer: Pieces
 ) -> None:
     """What never ends is no answer within the time-out, which no socket sees."""
-    monkeypatch.setattr("test_scan_client.TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("tests.unit.test_scan_client.TIMEOUT_SECONDS", 0.5)
     backend, server = serve(answer)
     stop = threading.Event()
 
