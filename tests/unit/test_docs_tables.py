@@ -16,7 +16,7 @@ from rebreak_idle.errors import ConfigError
 from rebreak_idle.scan.client import PATH
 from rebreak_idle.scan.pending import REASONS
 from rebreak_idle.status import State
-from tests.support.documents import code_in, table_of, text_of
+from tests.support.documents import PAGES, code_in, fences_of, table_of, text_of
 from tests.support.settings import REQUIRED, variables
 
 PACKAGE = Path(rebreak_idle.__file__).parent
@@ -157,6 +157,36 @@ def test_a_reason_begins_as_documented(beginning: str) -> None:
     """The words by which reasons are told apart are those of the code."""
     (words,) = code_in(beginning)
     assert any(words in path.read_text("utf-8") for path in SOURCES)
+
+
+def shown_lines() -> set[str]:
+    """What the pages show as really logged, without time and mailbox."""
+    fences = [fence for page in PAGES for fence in fences_of(page, "")]
+    return {
+        text
+        for fence in fences
+        for text in re.findall(r"\[idle/[^\]…<]+\] (.+)$", fence.text, re.MULTILINE)
+    }
+
+
+@pytest.mark.parametrize("line", sorted(shown_lines()))
+def test_a_line_that_is_shown_is_one_that_is_logged(line: str) -> None:
+    """The samples of all pages hold lines that daemon, preflight or a bad start still write."""
+    with pytest.raises(ConfigError) as caught:
+        load({"ENCRYPTION_KEY": "short", "DATABASE_URL": REQUIRED["DATABASE_URL"]})
+    formats = {*DAEMON, *CHECK, "%s (%s must act)", *caught.value.problems}
+    following = r"(certificate|network trouble|provider trouble)\b.*"  # the reason, before a wait
+    assert any(fits(f"] {line}", text) for text in formats) or re.fullmatch(following, line)
+
+
+@pytest.mark.parametrize("cell", table_of("docs/operations.md", "you see").column(0))
+def test_what_an_operator_sees_is_said(cell: str) -> None:
+    """The words by which the operator's table is entered are words of the log."""
+    said = "".join(path.read_text("utf-8") for path in SOURCES) + text_of(LOG)
+    said = re.sub(r"\s+", " ", re.sub(r'"\s+f?"', "", said))
+    for words in code_in(cell):
+        pattern = re.sub(r"\\?…|<host>|\d+", ".+", re.escape(words))
+        assert "PM2" in cell or re.search(pattern, said), words
 
 
 # --- the architecture -----------------------------------------------------------------------------
