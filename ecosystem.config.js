@@ -1,4 +1,5 @@
 // PM2: pm2 start ecosystem.config.js --only rebreak-idle (or rebreak-idle-staging)
+// What one then sees is in docs/operations.md.
 
 const daemon = {
   cwd: __dirname, // where .env is read

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from rebreak_idle.__main__ import CONNECT_THREADS
 from rebreak_idle.cipher import BLOB_IV_BYTES, BLOCK_BYTES, GCM_IV_BYTES, LAYOUTS, PasswordCipher
 from rebreak_idle.errors import PasswordUnreadable
 from rebreak_idle.imap.refusals import Blame, classify_refusal
+from rebreak_idle.process import OTHER_DESCRIPTORS
 from rebreak_idle.values import KEY_ENCODINGS
 from tests.support.documents import (
     REPOSITORY,
@@ -233,6 +235,17 @@ def test_the_readme_s_costs_are_the_benchmark_s(row: tuple[str, ...]) -> None:
     shown = [numbers_in(cell)[0] for cell in row]
     for told, expected in zip(shown[1:], expected_costs(int(shown[0])), strict=True):
         assert told == pytest.approx(expected, rel=0.05, abs=0.005)
+
+
+def test_the_sizes_are_those_of_the_code() -> None:
+    """Threads and descriptors as the program takes them, idle CPU as the benchmark measured it."""
+    rows = {row[0]: row[1:] for row in table_of(OPERATIONS, "takes").rows}
+    assert numbers_in(rows["threads"][1])[0] == pytest.approx(CONNECT_THREADS, abs=5)
+    assert numbers_in(rows["file descriptors"][1]) == [OTHER_DESCRIPTORS]
+    (idle,) = numbers_in(rows["idle CPU, seconds a minute"][0])
+    for mailboxes in (1_000, 10_000):
+        measured = FIGURES["rebreak", mailboxes]["idle_cpu_seconds_per_minute"] / mailboxes
+        assert idle == pytest.approx(measured, rel=0.1)
 
 
 def test_documents_and_pm2_agree_on_memory() -> None:

@@ -16,7 +16,7 @@ from rebreak_idle.errors import ConfigError
 from rebreak_idle.scan.client import PATH
 from rebreak_idle.scan.pending import REASONS
 from rebreak_idle.status import State
-from tests.support.documents import PAGES, code_in, fences_of, table_of, text_of
+from tests.support.documents import PAGES, code_in, fences_of, prose_of, table_of, text_of
 from tests.support.settings import REQUIRED, variables
 
 PACKAGE = Path(rebreak_idle.__file__).parent
@@ -70,6 +70,15 @@ def test_settings_say_which_variables_are_required() -> None:
     rows = table_of(SETTINGS, "variable").rows
     assert {code_in(row[0])[0] for row in rows if row[1] == "yes"} == missing
     assert missing == set(REQUIRED)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
+def test_a_name_in_capitals_is_one_of_the_program(page: str) -> None:
+    """Variables and constants that the page names are in the code, spelled so."""
+    sources = " ".join(path.read_text("utf-8") for path in SOURCES)
+    code = " ".join(code_in(prose_of(page)))
+    names = set(re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]\b", code))
+    assert not {name for name in names if not re.search(rf"\b{name}\b", sources)}
 
 
 # --- the log --------------------------------------------------------------------------------------
