@@ -1,4 +1,5 @@
 // PM2: pm2 start ecosystem.config.js --only rebreak-idle (or rebreak-idle-staging)
+// What one then sees is in docs/operations.md.
 
 const daemon = {
   cwd: __dirname, // where .env is read
@@ -15,8 +16,8 @@ const daemon = {
   exp_backoff_restart_delay: 100,
   // EX_CONFIG: somebody has to fix the settings; a restart cannot.
   stop_exit_codes: [78],
-  // For leaks, not for load: a mailbox takes about 60 KiB, the program itself about 40 MiB,
-  // so that some 33,000 mailboxes would reach it.
+  // For leaks, not for load: a mailbox takes about 60 KiB, the program itself about 40 MiB, so that
+  // some 34,000 mailboxes would reach it (docs/benchmarks.md, run of 2026-11-25).
   max_memory_restart: "2G",
 
   // The daemon's lines carry no date of their own.

@@ -1,147 +1,98 @@
-"""The README, .env.example and ecosystem.config.js, held against the code that they describe."""
+"""The README's shape, the pages it leads to, the picture, and .env.example."""
 
-import ast
-import json
 import re
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-import rebreak_idle
-from rebreak_idle.config import PRODUCTION_BACKEND_URL, environment, load
+from rebreak_idle.config import environment, load
 from rebreak_idle.errors import ConfigError
-from rebreak_idle.status import State
 from rebreak_idle.store import DEFAULT_QUERY
-from tests.conftest import require
-from tests.support.rig import ENCRYPTION_KEY
-from tests.support.servers import find_program
+from tests.support.documents import PAGES, REPOSITORY, headings_of, links_of, one_line, text_of
+from tests.support.settings import REQUIRED, variables
 
-REPOSITORY = Path(__file__).parents[2]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-EXAMPLE = (REPOSITORY / ".env.example").read_text(encoding="utf-8")
-SOURCES = sorted(Path(rebreak_idle.__file__).parent.rglob("*.py"))
-
-# What a deployment must set; load() is given these to learn the rest.
-REQUIRED = {
-    "DATABASE_URL": "postgresql://localhost/test",
-    "ADMIN_SECRET": "secret",
-    "ENCRYPTION_KEY": ENCRYPTION_KEY,
-}
-# A daemon's own stop; PM2 must not kill it sooner.
-STOP_MILLISECONDS = 10_000
-EX_CONFIG = 78
-
-
-# --- reading the documents --------------------------------------------------------------------
-
-
-def table(heading: str) -> list[list[str]]:
-    """The cells of the README's table whose heading row begins with this cell."""
-    _, found, after = README.partition(f"\n| {heading} |")
-    assert found, f"the README has no table of the {heading}"
-    lines = after.splitlines()[2:]
-    end = next(n for n, line in enumerate(lines) if not line.startswith("|"))
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:end]]
+EXAMPLE = text_of(".env.example")
+MAX_README_LINES = 200
+README_SECTIONS = [
+    "rebreak-idle",
+    "See it work",
+    "Run it",
+    "The table",
+    "The settings most people need",
+    "The log",
+    "PM2",
+    "Signals and exit status",
+    "What it costs",
+    "Limits",
+    "Where to read on",
+]
+PICTURE = REPOSITORY / "docs" / "architecture.svg"
+SVG = "{http://www.w3.org/2000/svg}"
+READABLE = 4.5  # the contrast of text, WCAG 2.2, section 1.4.3
 
 
-def code_in(cell: str) -> list[str]:
-    """What stands between backticks."""
-    return re.findall(r"`([^`]+)`", cell)
+def test_the_readme_is_short_and_in_order() -> None:
+    """An operator reads it in five minutes, and finds each thing where it always was."""
+    assert len(text_of("README.md").splitlines()) <= MAX_README_LINES
+    assert headings_of("README.md") == README_SECTIONS
 
 
-def first_code(cell: str) -> str | None:
-    return next(iter(code_in(cell)), None)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
+def test_each_page_is_linked_from_the_readme(page: str) -> None:
+    """Nobody has to look into a folder to find a page."""
+    assert page in {target.partition("#")[0] for target in links_of("README.md")}
 
 
-class Asked(dict[str, str]):
-    """An environment that notes which variables are asked for, and with which defaults."""
-
-    def __init__(self, values: dict[str, str]) -> None:
-        super().__init__(values)
-        self.defaults: dict[str, Any] = {}
-
-    def get(self, name: str, default: Any = None) -> Any:
-        self.defaults[name] = default
-        return super().get(name, default)
+def test_the_default_query_is_shown() -> None:
+    """The query in the README and in the page on the database is the one that runs."""
+    for page in ("README.md", "docs/database.md"):
+        assert one_line(DEFAULT_QUERY) in one_line(text_of(page))
 
 
-def variables() -> dict[str, Any]:
-    """Every variable that the program reads, with its default, None where it has none."""
-    asked = Asked(REQUIRED)
-    load(asked)
-    return asked.defaults
+# --- the picture ----------------------------------------------------------------------------------
 
 
-def one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-# --- reading the code -------------------------------------------------------------------------
-
-
-def log_formats() -> set[str]:
-    """Every format string that the daemon logs from level info on, if it has words of its own."""
+def schemes() -> dict[str, dict[str, str]]:
+    """The colours of the picture by class, for a light and a dark surrounding."""
+    style = ElementTree.parse(PICTURE).findtext(f".//{SVG}style") or ""
+    light, _, dark = re.sub(r"/\*.*?\*/", "", style).partition(
+        "@media (prefers-color-scheme: dark)"
+    )
+    fills = r"\.?(\w+) \{ fill: (#[0-9a-f]{6})"
     return {
-        text
-        for path in SOURCES
-        if path.name != "check.py"
-        for text in _logged(ast.parse(path.read_text(encoding="utf-8")))
-        if re.search("[a-z]{3}", text)
+        "light": dict(re.findall(fills, light)),
+        "dark": dict(re.findall(fills, light)) | dict(re.findall(fills, dark)),
     }
 
 
-def _logged(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
-        match node:
-            case ast.Call(
-                func=ast.Attribute(
-                    value=ast.Name(id="logger" | "mailbox_logger") | ast.Attribute(attr="_logger"),
-                    attr="info" | "warning" | "error" | "exception",
-                ),
-                args=[ast.Constant(value=str(text)), *_],
-            ):
-                yield text
+def brightness(colour: str) -> float:
+    """The relative luminance, as WCAG has it."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def fits(line: str, log_format: str) -> bool:
-    """Whether a documented line, prefix aside, can be a line of this format."""
-    literals = re.split(r"%[sd]", log_format)
-    pattern = ".+".join(re.escape(literal) for literal in literals)
-    return re.fullmatch(pattern, line.partition("] ")[2]) is not None
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("ground", ["paper", "box", "own"])
+def test_the_picture_is_legible(scheme: str, ground: str) -> None:
+    """Its text stands out from what it is written on, in light and in dark surroundings."""
+    colours = schemes()[scheme]
+    low, high = sorted((brightness(colours["text"]), brightness(colours[ground])))
+    assert (high + 0.05) / (low + 0.05) >= READABLE
 
 
-def documented_lines() -> list[str]:
-    return [code_in(row[0])[0] for row in table("line")]
+def test_the_picture_brings_its_paper_and_says_what_it_shows() -> None:
+    """It does not rely on the page's colour, and who cannot see it is told."""
+    picture = ElementTree.parse(PICTURE).getroot()
+    first = next(child for child in picture if child.tag == f"{SVG}rect")
+    width, height = picture.attrib["viewBox"].split()[2:]
+    assert (first.get("class"), first.get("width"), first.get("height")) == ("paper", width, height)
+    assert picture.findtext(f"{SVG}title")
+    assert picture.findtext(f"{SVG}desc")
 
 
-# --- the tests --------------------------------------------------------------------------------
-
-
-def test_readme_has_every_variable_with_its_default() -> None:
-    """The README's table names the variables that config reads, and no other, with the defaults."""
-    told = {code_in(name)[0]: first_code(default) for name, _, default, _ in table("variable")}
-    expected = variables() | {"MAIL_CONNECTIONS_QUERY": None}
-    assert told == expected
-    assert one_line(DEFAULT_QUERY) in one_line(README)
-
-
-def test_readme_has_the_production_backend() -> None:
-    """The other default of BACKEND_URL stands in its row."""
-    (default,) = (row[2] for row in table("variable") if row[0] == "`BACKEND_URL`")
-    assert code_in(default)[1:] == [PRODUCTION_BACKEND_URL, "NODE_ENV=production"]
-    assert load({**REQUIRED, "NODE_ENV": "production"}).backend_url == PRODUCTION_BACKEND_URL
-
-
-def test_readme_says_which_variables_are_required() -> None:
-    """Those are called required without which the program does not start."""
-    with pytest.raises(ConfigError) as caught:
-        load({})
-    missing = {problem.split()[0] for problem in caught.value.problems}
-    assert {code_in(row[0])[0] for row in table("variable") if row[1] == "yes"} == missing
-    assert missing == set(REQUIRED)
+# --- .env.example ---------------------------------------------------------------------------------
 
 
 def test_example_has_every_variable_with_its_default() -> None:
@@ -179,57 +130,3 @@ def test_example_with_its_lines_uncommented_changes_nothing(
     values = environment(tmp_path) | REQUIRED
     values["MAIL_CONNECTIONS_QUERY"] = DEFAULT_QUERY  # the same but for its line breaks
     assert load(values) == load(REQUIRED)
-
-
-def test_readme_has_every_state() -> None:
-    """The README's table names the states of the Enum, and no other."""
-    assert {code_in(row[0])[0] for row in table("state")} == {state.value for state in State}
-
-
-@pytest.mark.parametrize("line", documented_lines())
-def test_documented_line_is_logged(line: str) -> None:
-    """Each line of the README's table is one that the code can log."""
-    assert [text for text in log_formats() if fits(line, text)]
-
-
-def test_every_line_is_documented() -> None:
-    """Each line that the daemon logs from level info on stands in the README's table."""
-    lines = documented_lines()
-    missing = {text for text in log_formats() if not any(fits(line, text) for line in lines)}
-    assert not missing
-
-
-@pytest.fixture(scope="module")
-def apps() -> dict[str, dict[str, Any]]:
-    """The apps of ecosystem.config.js by name, as Node reads it."""
-    require("node")
-    node = find_program("node")
-    program = "console.log(JSON.stringify(require('./ecosystem.config.js')))"
-    done = subprocess.run(
-        [node, "-e", program], cwd=REPOSITORY, capture_output=True, check=True, timeout=30
-    )
-    return {app["name"]: app for app in json.loads(done.stdout)["apps"]}
-
-
-def test_pm2_has_both_apps(apps: dict[str, dict[str, Any]]) -> None:
-    """PM2 knows a production and a staging app, told apart by NODE_ENV."""
-    environments = {name: app["env"] for name, app in apps.items()}
-    assert environments == {
-        "rebreak-idle": {"NODE_ENV": "production"},
-        "rebreak-idle-staging": {"NODE_ENV": "staging"},
-    }
-
-
-@pytest.mark.parametrize("name", ["rebreak-idle", "rebreak-idle-staging"])
-def test_pm2_runs_the_daemon_with_care(apps: dict[str, dict[str, Any]], name: str) -> None:
-    """PM2 lets the daemon stop, backs off on restarts, and leaves wrong settings to a person."""
-    app = apps[name]
-    assert (app["script"], app["args"]) == (".venv/bin/python", "-m rebreak_idle")
-    assert (app["interpreter"], app["cwd"]) == ("none", str(REPOSITORY))
-    assert app["kill_timeout"] > STOP_MILLISECONDS
-    assert app["autorestart"] is True
-    assert app["exp_backoff_restart_delay"] > 0
-    assert app["stop_exit_codes"] == [EX_CONFIG]
-    assert re.fullmatch(r"\d+[GMK]", app["max_memory_restart"])
-    assert app["log_date_format"]
-    assert "time" not in app, "it would replace log_date_format"
