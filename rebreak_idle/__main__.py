@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__, process
+from .changes import Changes
 from .check import Check
 from .cipher import PasswordCipher
 from .config import Config, read_settings
 from .database_url import password_of
 from .errors import ConfigError
 from .faults import UnexpectedErrors
+from .fingerprint import Fingerprint
 from .hosts import Hosts
 from .imap.connector import Connector, tls_context
 from .log import Log, escape, open_standard_descriptors, sanitize
@@ -160,8 +162,14 @@ def _run_daemon(config: Config, max_sessions: int, output: Log) -> NoReturn:
     ) -> IdleWorker:
         return IdleWorker(mailbox, services, ended, scanner)
 
-    supervisor = Supervisor(
+    changes = Changes(
         ConnectionStore(config.database, config.query).read,
+        Fingerprint(config.database, config.query),
+        config.change_check_seconds,
+        config.refresh_interval_seconds,
+    )
+    supervisor = Supervisor(
+        changes.read,
         make_worker,
         services.scans,
         services.forget_all_but,
@@ -169,6 +177,7 @@ def _run_daemon(config: Config, max_sessions: int, output: Log) -> NoReturn:
         max_sessions,
     )
     _install_signal_handlers(supervisor)
+    changes.start(lambda: supervisor.post(supervisor.refresh))
     hanging = supervisor.run()
     if hanging:
         logger.warning("stopped without waiting for %s", sanitize(", ".join(hanging)))

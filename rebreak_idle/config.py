@@ -28,6 +28,7 @@ from .values import (
     positive_number,
     positive_seconds,
     refuse_quotes,
+    seconds_or_off,
     shown,
 )
 
@@ -68,6 +69,7 @@ class Config:
     scan_timeout_seconds: float
     imap_allow_private_hosts: bool
     log_level: str
+    change_check_seconds: float
 
 
 def read_settings(directory: Path) -> tuple[dict[str, str], Config]:
@@ -138,6 +140,7 @@ def load(values: Mapping[str, str], problems: Mapping[str, str] | None = None) -
         scan_timeout_seconds=seconds("SCAN_TIMEOUT_SECONDS", "120"),
         imap_allow_private_hosts=read.parsed("IMAP_ALLOW_PRIVATE_HOSTS", "false", boolean),
         log_level=read.parsed("LOG_LEVEL", "info", one_of(LOG_LEVELS)),
+        change_check_seconds=read.parsed("CHANGE_CHECK_SECONDS", "10", seconds_or_off),
     )
     for name, check in OPENSSL_VARIABLES.items():
         if name in values:

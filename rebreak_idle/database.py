@@ -1,4 +1,4 @@
-"""Transactions: with `store` and `fleet.table` the only module that knows psycopg.
+"""Transactions: with `store`, `fingerprint` and `fleet.table` the only module that knows psycopg.
 
 Connections are short: one transaction each, with nothing that outlives it, so that a
 transaction-mode pooler (PgBouncer, Supavisor) serves as well as PostgreSQL itself.

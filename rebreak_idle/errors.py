@@ -26,6 +26,10 @@ class DatabaseError(RebreakError):
     """The connection list could not be read: keep what runs and try again."""
 
 
+class NoFingerprint(DatabaseError):
+    """The rows have no fingerprint: their changes are seen at the next refresh only."""
+
+
 class PasswordUnreadable(RebreakError):
     """A stored password does not open: park the mailbox until its row changes."""
 

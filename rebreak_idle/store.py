@@ -125,6 +125,12 @@ _COLUMNS = {
 }
 
 
+def positions_of_known(columns: Sequence[str]) -> list[int]:
+    """Where the columns are that mean something here; all of them where none does."""
+    known = [n for n, column in enumerate(columns) if _plain(column) in _COLUMNS]
+    return known or list(range(len(columns)))
+
+
 def _column_names(columns: Sequence[str]) -> list[str]:
     """The names of the contract for the columns of a result; others stay as they are."""
     names = [_COLUMNS.get(_plain(column), column) for column in columns]

@@ -50,6 +50,11 @@ def positive_seconds(text: str) -> float:
     return number
 
 
+def seconds_or_off(text: str) -> float:
+    """Seconds; 0 is off."""
+    return 0.0 if re.fullmatch(r"\s*\+?0+\.?0*\s*", text, re.ASCII) else positive_seconds(text)
+
+
 def positive_integer(text: str) -> int:
     if not re.fullmatch(r"\s*\d{1,9}\s*", text, re.ASCII) or int(text) == 0:
         raise ValueError(f"is {shown(text)}: give a whole number, 1 or more")

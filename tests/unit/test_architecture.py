@@ -29,7 +29,7 @@ MAX_FILE_LINES = 300
 
 # Who may know a package from outside: the folder or module before the first dot.
 MAY_KNOW: dict[str, set[str]] = {
-    "psycopg": {"store", "database", "database_url", "fleet"},
+    "psycopg": {"store", "database", "database_url", "fingerprint", "fleet"},
     "requests": {"scan"},
     "urllib3": {"scan"},
     "imapclient": {"imap"},

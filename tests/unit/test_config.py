@@ -70,6 +70,8 @@ GOOD = [
     ("ADMIN_SECRET", "two words, and $signs", "admin_secret", "two words, and $signs"),
     ("HOST_CONNECTS_AT_ONCE", "1", "host_connects_at_once", 1),
     ("SCAN_CONCURRENCY", " 32 ", "scan_concurrency", 32),
+    ("CHANGE_CHECK_SECONDS", "0", "change_check_seconds", 0.0),
+    ("CHANGE_CHECK_SECONDS", "2.5", "change_check_seconds", 2.5),
 ]
 # Each variable with values that are no value of it.
 MALFORMED = [
@@ -112,6 +114,8 @@ MALFORMED = [
     ("IMAP_ALLOW_PRIVATE_HOSTS", "1"),
     ("LOG_LEVEL", "verbose"),
     ("LOG_LEVEL", "critical"),
+    ("CHANGE_CHECK_SECONDS", "-1"),
+    ("CHANGE_CHECK_SECONDS", "off"),
 ]
 BAD_NUMBERS = ["-1", "0", "0.0", "nan", "inf", "-inf", "abc", "1e3", "５", "1_000", "0x10", "1,5"]
 BAD_NUMBERS += [".", "+", "5s", "1 000", "--5", "٣", "9" * 400]
