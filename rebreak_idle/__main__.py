@@ -32,6 +32,7 @@ from .config import Config, read_settings
 from .database_url import password_of
 from .errors import ConfigError
 from .faults import UnexpectedErrors
+from .figures import Figures
 from .fingerprint import Fingerprint
 from .hosts import Hosts
 from .imap.connector import Connector, tls_context
@@ -39,6 +40,7 @@ from .log import Log, escape, open_standard_descriptors, sanitize
 from .log import database_logger as logger
 from .mailbox import Mailbox
 from .progress import Progress
+from .roster import Roster
 from .scan.client import ScanClient
 from .scan.line import ScanLine
 from .scan.scanner import Scanner
@@ -156,11 +158,20 @@ def _check(config: Config) -> Check:
 
 def _run_daemon(config: Config, max_sessions: int, output: Log) -> NoReturn:
     services = _services(config)
+    roster = Roster()
+    figures = Figures(services.scans.reactions, roster, config.refresh_interval_seconds)
 
     def make_worker(
         mailbox: Mailbox, ended: Callable[[IdleWorker], None], scanner: Scanner | None
     ) -> IdleWorker:
-        return IdleWorker(mailbox, services, ended, scanner)
+        worker = IdleWorker(mailbox, services, ended, scanner)
+        roster.add(worker)
+        return worker
+
+    def refreshed(mailboxes: list[Mailbox]) -> None:
+        services.forget_all_but(mailboxes)
+        roster.keep_only(mailboxes)
+        figures.refreshed()
 
     changes = Changes(
         ConnectionStore(config.database, config.query).read,
@@ -172,7 +183,7 @@ def _run_daemon(config: Config, max_sessions: int, output: Log) -> NoReturn:
         changes.read,
         make_worker,
         services.scans,
-        services.forget_all_but,
+        refreshed,
         config,
         max_sessions,
     )

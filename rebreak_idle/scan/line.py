@@ -14,6 +14,7 @@ from ..errors import BackendUnavailable, Interrupted, ScanFailed
 from ..limits import Backoff, CircuitBreaker
 from ..log import Logger, sanitize
 from ..mailbox import Mailbox
+from ..reactions import Reactions
 from .answer import ScanResult
 
 # While the backend is away: from the second probe on the wait doubles up to ten seconds. A request
@@ -42,6 +43,7 @@ class ScanLine:
         self._client = client
         self._executor = executor
         self._clock = clock
+        self.reactions = Reactions(clock)
         backoff = Backoff(PROBE_INITIAL_SECONDS, PROBE_MAX_SECONDS, random.random)
         self._breaker = CircuitBreaker(1, backoff, clock)
         self._changed = threading.Condition()

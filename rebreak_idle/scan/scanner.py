@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable
 
-from ..errors import Interrupted, ScanFailed
+from ..errors import BackendUnavailable, Interrupted, ScanFailed
 from ..faults import UnexpectedErrors
 from ..limits import Backoff, seconds_text
 from ..log import Logger, RepeatFilter, sanitize
@@ -36,7 +36,7 @@ class Scanner:
         clock: Callable[[], float],
         unexpected_errors: UnexpectedErrors,
     ) -> None:
-        self.pending = PendingScan()
+        self.pending = PendingScan(clock)
         self.in_line = False
         """Whether a request is in line or under way."""
         self.troubles = RepeatFilter(clock)
@@ -57,10 +57,12 @@ class Scanner:
         """From now on these are the row, its log and its thread."""
         self._mailbox, self._logger, self._wake = mailbox, logger, wake
         self._withdrawn = False
+        self._account()
 
     def withdraw(self) -> None:
         """The row is gone: nothing is owed any more, a request in line is not sent."""
         self._withdrawn = True
+        self._account()
 
     @property
     def owed(self) -> bool:
@@ -69,6 +71,15 @@ class Scanner:
     def owe(self, reason: str) -> None:
         """Mail may have arrived."""
         self.pending.owe(reason)
+        self._account()
+
+    @property
+    def owed_since(self) -> float | None:
+        """Since when something is owed and is to be sent, by the clock; None where nothing is."""
+        return None if self._withdrawn else self.pending.since
+
+    def _account(self) -> None:
+        self._line.reactions.owes(self, lambda: self.owed_since)
 
     @property
     def next_try_at(self) -> float:
@@ -101,6 +112,7 @@ class Scanner:
         except Exception as error:  # noqa: BLE001  # no thread of the line dies, no scan is lost
             self._not_before = self._clock() + SCAN_RETRY_MAX_SECONDS
             self._leave_line()
+            self._line.reactions.ended("failed")
             self._unexpected_errors.log(self._logger, error)
         else:
             self._succeeded(result)
@@ -118,7 +130,9 @@ class Scanner:
         self.in_line = False
 
     def _succeeded(self, result: ScanResult) -> None:
-        self.pending.settle()
+        settled = self.pending.settle()
+        self._line.reactions.succeeded("done", settled and settled.heard_at)
+        self._account()
         self._failures, self._not_before = 0, -math.inf
         self.troubles.forget()
         self._leave_line()
@@ -132,6 +146,7 @@ class Scanner:
             self._logger.warning("%s", result.remark)
 
     def _failed(self, error: ScanFailed) -> None:
+        self._line.reactions.ended(_result(error))
         if self._line.knows_of(error):  # the line waits for the backend, not each mailbox
             self._not_before = self._clock() + SCAN_RETRY_INITIAL_SECONDS
             return self._leave_line()
@@ -147,3 +162,10 @@ class Scanner:
                 seconds_text(wait),
             )
         return None
+
+
+def _result(error: ScanFailed) -> str:
+    """What a request that failed is counted as."""
+    if isinstance(error, BackendUnavailable):
+        return "unavailable"
+    return "refused" if error.is_answer else "failed"
