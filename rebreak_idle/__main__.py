@@ -39,10 +39,13 @@ from .imap.connector import Connector, tls_context
 from .log import Log, escape, open_standard_descriptors, sanitize
 from .log import database_logger as logger
 from .mailbox import Mailbox
+from .notices import Notices
+from .notifier import SENDERS, Notifier, Watcher
 from .progress import Progress
 from .roster import Roster
 from .scan.client import ScanClient
 from .scan.line import ScanLine
+from .scan.notice_client import NoticeClient
 from .scan.scanner import Scanner
 from .services import Services
 from .store import ConnectionStore
@@ -189,6 +192,10 @@ def _run_daemon(config: Config, max_sessions: int, output: Log) -> NoReturn:
     )
     _install_signal_handlers(supervisor)
     changes.start(lambda: supervisor.post(supervisor.refresh))
+    if config.connection_state_path is not None:
+        notifier = Notifier(NoticeClient(config), time.monotonic)
+        notifier.start(min(SENDERS, config.scan_concurrency))
+        Watcher(roster, Notices(output.shown), notifier).start()
     hanging = supervisor.run()
     if hanging:
         logger.warning("stopped without waiting for %s", sanitize(", ".join(hanging)))

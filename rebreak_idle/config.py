@@ -30,6 +30,7 @@ from .values import (
     refuse_quotes,
     seconds_or_off,
     shown,
+    url_path,
 )
 
 T = TypeVar("T")
@@ -70,6 +71,7 @@ class Config:
     imap_allow_private_hosts: bool
     log_level: str
     change_check_seconds: float
+    connection_state_path: str | None
 
 
 def read_settings(directory: Path) -> tuple[dict[str, str], Config]:
@@ -141,6 +143,7 @@ def load(values: Mapping[str, str], problems: Mapping[str, str] | None = None) -
         imap_allow_private_hosts=read.parsed("IMAP_ALLOW_PRIVATE_HOSTS", "false", boolean),
         log_level=read.parsed("LOG_LEVEL", "info", one_of(LOG_LEVELS)),
         change_check_seconds=read.parsed("CHANGE_CHECK_SECONDS", "10", seconds_or_off),
+        connection_state_path=read.optional("CONNECTION_STATE_PATH", url_path),
     )
     for name, check in OPENSSL_VARIABLES.items():
         if name in values:
@@ -179,6 +182,10 @@ class _Reader:
         except ValueError as error:
             self.problems.setdefault(name, f"{name} {error}")
             return None  # type: ignore[return-value]  # load() raises before anybody sees it
+
+    def optional(self, name: str, parse: Callable[[str], T]) -> T | None:
+        """The variable, parsed, or None where it is not set."""
+        return None if self._values.get(name) is None else self.parsed(name, "", parse)
 
     def text(self, name: str, default: str) -> str:
         return self.parsed(name, default, str)

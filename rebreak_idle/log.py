@@ -84,6 +84,10 @@ class Formatter(logging.Formatter):
         long_ones = self._long_secrets
         return "\n".join([escape(_without(f"[{prefix}] {line}", long_ones)) for line in lines])
 
+    def shown(self, text: str) -> str:
+        """A text from outside as a line shows it: short, in one line, without secrets."""
+        return truncate(_without(text, self._secrets))
+
     def _message(self, record: logging.LogRecord) -> str:
         text, args = str(self._shown(record.msg)), record.args
         if isinstance(args, Mapping):
@@ -150,7 +154,9 @@ class Log(QueueListener):
         self._writable = select.poll()
         self._writable.register(descriptor, select.POLLOUT)
         self._handler = _Handler(self.queue)
-        self._handler.setFormatter(Formatter(secrets))
+        formatter = Formatter(secrets)
+        self._handler.setFormatter(formatter)
+        self.shown = formatter.shown
         self.start()
         log.addHandler(self._handler)
         log.setLevel(level.upper())

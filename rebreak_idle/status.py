@@ -105,9 +105,7 @@ class Progress:
         since = max(self._next_step_by, self._aborted_at)
         return self._clock() > since + PROGRESS_SLACK_SECONDS
 
-    def status(
-        self, owes: bool, next_scan_at: float, trouble: str, ended_by: Trouble | None
-    ) -> Status:
+    def status(self, owes: bool, next_scan_at: float, trouble: str) -> Status:
         """How the mailbox is doing; what is read may be a moment old."""
         now = self._clock()
         tries = [at for at in (self._next_try_at, next_scan_at) if now < at < math.inf]
@@ -118,6 +116,5 @@ class Progress:
             next_try_seconds=max(tries) - now if tries else None,
             late_seconds=now - self._next_step_by,
             trouble=trouble,
-            ended_by=ended_by,
             unwatched_since=self.unwatched_since,
         )

@@ -24,6 +24,8 @@ The backend's half of the contract, which the real backend keeps as well:
 *   The answer is ``{"scanned": n, "blocked": m}``: messages judged by this very scan, and those of
     them that were deleted.
 *   ``reason`` (``exists``, ``catch-up``, ``poll``) is for the log; all three are scanned alike.
+*   ``POST`` to ``CONNECTION_STATE_PATH`` tells that a mailbox is parked, not watched, or watched
+    again; here it gets a line and 204, in a real backend it is stored (docs/states.md).
 
 What has been judged is remembered in memory, as UIDVALIDITY and the highest UID of each mailbox
 (RFC 9051, section 2.3.1.1); after a restart everything is judged once more. Unlike the real
@@ -64,6 +66,8 @@ from rebreak_idle.mailbox import Mailbox
 from rebreak_idle.store import ConnectionStore
 
 SCAN_PATH = "/api/mail/scan-internal"
+STATE_PATH = "/api/mail/connection-state"  # unless CONNECTION_STATE_PATH says another
+STATE_FIELDS = ("connectionId", "userId", "state", "who", "reason", "since")
 DEFAULT_PORT = 3016
 REASONS = ("exists", "catch-up", "poll")
 # How many messages one FETCH asks for: it keeps the command line well under RFC 7162's 8192 octets.
@@ -318,18 +322,28 @@ def parse_request(body: bytes) -> ScanRequest:
     Raises:
         Refusal: it is no JSON, or not the object of the contract.
     """
+    found = parse_object(body, "connectionId", "userId", "reason")
+    if found["reason"] not in REASONS:
+        raise Refusal(HTTPStatus.BAD_REQUEST, f"reason is none of {', '.join(REASONS)}")
+    return ScanRequest(found["connectionId"], found["userId"], found["reason"])
+
+
+def parse_object(body: bytes, *names: str) -> dict[str, str]:
+    """The JSON object that ``body`` carries, with a text under each of these names.
+
+    Raises:
+        Refusal: it is none.
+    """
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
         raise Refusal(HTTPStatus.BAD_REQUEST, "the body is not JSON") from None
     if not isinstance(found, dict):
         raise Refusal(HTTPStatus.BAD_REQUEST, "the body is not a JSON object")
-    for name in ("connectionId", "userId", "reason"):
+    for name in names:
         if not isinstance(found.get(name), str) or not found[name]:
             raise Refusal(HTTPStatus.BAD_REQUEST, f"{name} is missing, empty or not a string")
-    if found["reason"] not in REASONS:
-        raise Refusal(HTTPStatus.BAD_REQUEST, f"reason is none of {', '.join(REASONS)}")
-    return ScanRequest(found["connectionId"], found["userId"], found["reason"])
+    return found
 
 
 class Backend(ThreadingHTTPServer):
@@ -342,6 +356,7 @@ class Backend(ThreadingHTTPServer):
         self.scanner = Scanner(config, judge)
         self.secret = config.admin_secret.encode()
         self.secret_header = config.admin_secret_header
+        self.state_path = config.connection_state_path or STATE_PATH
         super().__init__(("127.0.0.1", port), Handler)
 
 
@@ -363,20 +378,33 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         try:
-            counts = self._scan()
+            body = self._authorized_body()
+            if self.path == self.server.state_path:
+                self._note_state(body)
+                return
+            counts = self._scan(body)
         except Refusal as refusal:
             say(f"{refusal.status.value}: {refusal}")
             self._answer_json(refusal.status, {"error": one_line(str(refusal))})
         else:
             self._answer_json(HTTPStatus.OK, counts._asdict())
 
-    def _scan(self) -> Counts:
+    def _note_state(self, body: bytes) -> None:
+        """Show what the daemon tells of a mailbox."""
+        told = parse_object(body, *STATE_FIELDS)
+        say("mailbox {connectionId} is {state} since {since} (who: {who}): {reason}".format(**told))
+        self._answer(HTTPStatus.NO_CONTENT, b"", "text/plain")
+
+    def _authorized_body(self) -> bytes:
         # Read before anything is refused: closing on an unread body resets the connection, and
         # the answer may get lost on its way.
         body = self._body()
         given = (self.headers.get(self.server.secret_header) or "").encode("utf-8", "replace")
         if not hmac.compare_digest(given, self.server.secret):
             raise Refusal(HTTPStatus.UNAUTHORIZED, f"no right {self.server.secret_header} header")
+        return body
+
+    def _scan(self, body: bytes) -> Counts:
         if self.path != SCAN_PATH:
             raise Refusal(HTTPStatus.NOT_FOUND, f"there is only {SCAN_PATH}")
         request = parse_request(body)

@@ -479,3 +479,33 @@ def test_a_missing_blocklist_is_told(
         assert process.wait() == 1
     assert "nowhere" in process.stderr
     assert os.linesep not in process.stderr.strip()
+
+
+def test_states_are_shown(start: Callable[..., AbstractContextManager[StandIn]]) -> None:
+    """What the daemon tells of a mailbox gets a line; nonsense and a wrong secret do not."""
+    told = {
+        "connectionId": "7",
+        "userId": "8",
+        "state": "parked",
+        "who": "user",
+        "reason": "the server refused the login: no",
+        "since": "2026-11-28T08:00:00.000Z",
+    }
+    with start(CONNECTION_STATE_PATH="/states") as stand_in:
+
+        def post(body: object, secret: str = ADMIN_SECRET) -> int:
+            return requests.post(
+                f"{stand_in.url}/states",
+                json=body,
+                headers={"x-admin-secret": secret},
+                timeout=ANSWER_SECONDS,
+            ).status_code
+
+        assert post(told, "wrong") == 401
+        assert post({**told, "who": None}) == 400
+        assert "parked" not in stand_in.process.text
+        assert post(told) == 204
+        stand_in.process.wait_line(
+            "mailbox 7 is parked since 2026-11-28T08:00:00.000Z (who: user): "
+            "the server refused the login: no"
+        )

@@ -23,6 +23,7 @@ from tests.support.servers import free_port
 from tests.support.waiting import wait_for
 
 SCAN_PATH = "/api/mail/scan-internal"
+STATE_PATH = "/api/mail/connection-state"
 RESULT = {"scanned": 1, "blocked": 0}
 
 
@@ -245,6 +246,8 @@ class RecordingBackend:
     def __init__(self, script: Script | None = None) -> None:
         self.script: Script = [] if script is None else script
         self.default: Behaviour = answer()
+        self.states: Behaviour | None = None
+        """Answers at `STATE_PATH`; None: there is no such endpoint."""
         self.requests: list[Request] = []
         self.hanging: list[Hang] = []
         self.closing = threading.Event()
@@ -277,6 +280,11 @@ class RecordingBackend:
     def scans(self) -> list[Request]:
         """The scan requests so far, in the order of their arrival."""
         return [request for request in list(self.requests) if request.is_scan]
+
+    @property
+    def notices(self) -> list[Request]:
+        """What it was told of mailboxes so far, in the order of arrival."""
+        return [request for request in list(self.requests) if request.path == STATE_PATH]
 
     def wait_for(self, number: int, timeout_seconds: float = 20.0) -> list[Request]:
         """The scan requests, as soon as there are at least `number` of them."""
@@ -353,6 +361,8 @@ class RecordingBackend:
                 request.answered = time.monotonic()
 
     def _behaviour(self, request: Request) -> Behaviour:
+        if request.path == STATE_PATH and self.states is not None:
+            return self.states
         if not request.is_scan:
             return answer(404, {"error": "not found"})
         if callable(self.script):

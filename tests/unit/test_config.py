@@ -72,6 +72,7 @@ GOOD = [
     ("SCAN_CONCURRENCY", " 32 ", "scan_concurrency", 32),
     ("CHANGE_CHECK_SECONDS", "0", "change_check_seconds", 0.0),
     ("CHANGE_CHECK_SECONDS", "2.5", "change_check_seconds", 2.5),
+    ("CONNECTION_STATE_PATH", "/api/state", "connection_state_path", "/api/state"),
 ]
 # Each variable with values that are no value of it.
 MALFORMED = [
@@ -116,6 +117,10 @@ MALFORMED = [
     ("LOG_LEVEL", "critical"),
     ("CHANGE_CHECK_SECONDS", "-1"),
     ("CHANGE_CHECK_SECONDS", "off"),
+    ("CONNECTION_STATE_PATH", "api/state"),
+    ("CONNECTION_STATE_PATH", "http://other.example/state"),
+    ("CONNECTION_STATE_PATH", "/state?x=1"),
+    ("CONNECTION_STATE_PATH", "/two words"),
 ]
 BAD_NUMBERS = ["-1", "0", "0.0", "nan", "inf", "-inf", "abc", "1e3", "５", "1_000", "0x10", "1,5"]
 BAD_NUMBERS += [".", "+", "5s", "1 000", "--5", "٣", "9" * 400]
