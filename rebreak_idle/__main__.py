@@ -30,10 +30,12 @@ from .check import Check
 from .cipher import PasswordCipher
 from .config import Config, read_settings
 from .database_url import password_of
+from .endpoint import Endpoint, Pages
 from .errors import ConfigError
 from .faults import UnexpectedErrors
 from .figures import Figures
 from .fingerprint import Fingerprint
+from .health import Health
 from .hosts import Hosts
 from .imap.connector import Connector, tls_context
 from .log import Log, escape, open_standard_descriptors, sanitize
@@ -68,6 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
     preflight = options.command == "check"
     try:
         values, config = read_settings(Path.cwd())
+        endpoint = None
+        if config.metrics_listen and not preflight:
+            endpoint = Endpoint(config.metrics_listen)
     except ConfigError as error:
         return _report(error, preflight)
     process.set_up_memory()
@@ -78,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     level = "info" if preflight else config.log_level
     output = Log(level, descriptor, _secrets(values, config))
     if not preflight:
-        _run_daemon(config, max_sessions, output)
+        _run_daemon(config, max_sessions, output, endpoint)
     return _run_check(config, output)
 
 
@@ -159,10 +164,15 @@ def _check(config: Config) -> Check:
     )
 
 
-def _run_daemon(config: Config, max_sessions: int, output: Log) -> NoReturn:
+def _run_daemon(
+    config: Config, max_sessions: int, output: Log, endpoint: Endpoint | None
+) -> NoReturn:
     services = _services(config)
     roster = Roster()
     figures = Figures(services.scans.reactions, roster, config.refresh_interval_seconds)
+    health = Health(
+        lambda event: supervisor.post(event), config.refresh_interval_seconds, time.monotonic
+    )
 
     def make_worker(
         mailbox: Mailbox, ended: Callable[[IdleWorker], None], scanner: Scanner | None
@@ -174,6 +184,7 @@ def _run_daemon(config: Config, max_sessions: int, output: Log) -> NoReturn:
     def refreshed(mailboxes: list[Mailbox]) -> None:
         services.forget_all_but(mailboxes)
         roster.keep_only(mailboxes)
+        health.refreshed()
         figures.refreshed()
 
     changes = Changes(
@@ -192,6 +203,8 @@ def _run_daemon(config: Config, max_sessions: int, output: Log) -> NoReturn:
     )
     _install_signal_handlers(supervisor)
     changes.start(lambda: supervisor.post(supervisor.refresh))
+    if endpoint is not None:
+        endpoint.start(_pages(services, roster, health))
     if config.connection_state_path is not None:
         notifier = Notifier(NoticeClient(config), time.monotonic)
         notifier.start(min(SENDERS, config.scan_concurrency))
@@ -219,6 +232,16 @@ def _services(config: Config) -> Services:
         unexpected_errors=UnexpectedErrors(),
         clock=time.monotonic,
     )
+
+
+def _pages(services: Services, roster: Roster, health: Health) -> Pages:
+    """What the port of METRICS_LISTEN shows."""
+    # Read only where it is used: its package may not be installed, and takes 3 MiB.
+    from .metrics import Metrics, pages
+
+    hosts_down, reactions = services.hosts.count_down, services.scans.reactions
+    metrics = Metrics(roster, reactions, services.counters, health, hosts_down)
+    return pages(metrics, health)
 
 
 def _install_stop(stop: Callable[[], None]) -> None:

@@ -16,6 +16,7 @@ from .dotenv_file import read_dotenv
 from .errors import ConfigError
 from .store import DEFAULT_QUERY
 from .values import (
+    Listen,
     boolean,
     encryption_key,
     header_name,
@@ -23,6 +24,7 @@ from .values import (
     http_url,
     is_utf8,
     key_encoding,
+    metrics_address,
     one_of,
     positive_integer,
     positive_number,
@@ -72,6 +74,7 @@ class Config:
     log_level: str
     change_check_seconds: float
     connection_state_path: str | None
+    metrics_listen: Listen | None
 
 
 def read_settings(directory: Path) -> tuple[dict[str, str], Config]:
@@ -144,6 +147,7 @@ def load(values: Mapping[str, str], problems: Mapping[str, str] | None = None) -
         log_level=read.parsed("LOG_LEVEL", "info", one_of(LOG_LEVELS)),
         change_check_seconds=read.parsed("CHANGE_CHECK_SECONDS", "10", seconds_or_off),
         connection_state_path=read.optional("CONNECTION_STATE_PATH", url_path),
+        metrics_listen=read.optional("METRICS_LISTEN", metrics_address),
     )
     for name, check in OPENSSL_VARIABLES.items():
         if name in values:

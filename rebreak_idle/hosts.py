@@ -61,6 +61,11 @@ class Endpoint:
         """Whether all mailboxes wait for one that probes."""
         return self._name.is_down or (self.host is not None and self.host.is_down)
 
+    @property
+    def is_name_down(self) -> bool:
+        """Whether it is the name that is in trouble, and not the host."""
+        return self._name.is_down
+
     def holds_back(self, mailbox_id: str, unreachable: bool) -> bool:
         """Whether the mailbox's next attempt waits for the host alone: because it is down, or,
         where it was ``unreachable`` to this mailbox just now, because it is full.
@@ -238,6 +243,13 @@ class Hosts:
         for endpoint in self._endpoints.values():
             if endpoint.host is other:
                 endpoint.host = host
+
+    def count_down(self) -> int:
+        """How many hosts, or names of hosts, all their mailboxes wait for now."""
+        with self._lock:
+            hosts = set(self._by_address.values())
+            names = [endpoint.is_name_down for endpoint in self._endpoints.values()]
+        return sum(host.is_down for host in hosts) + sum(names)
 
     def forget_all_but(self, mailboxes: Iterable[Mailbox]) -> None:
         """Let go of the names that none of these mailboxes leads to, of addresses that none of

@@ -15,6 +15,9 @@ from typing import NamedTuple
 SHORTEST_SECONDS = 0.001
 GROWTH = 1.05
 BUCKETS = math.ceil(math.log(86_400 / SHORTEST_SECONDS, GROWTH)) + 1
+# How a scan request ends: with a 2xx, with another answer, with a backend that is away, or without
+# an answer.
+DONE, REFUSED, UNAVAILABLE, FAILED = RESULTS = ("done", "refused", "unavailable", "failed")
 # Upper ends, in seconds, for who adds up over hours and days.
 COARSE_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 21_600)
 
@@ -100,10 +103,10 @@ class Reactions:
         with self._lock:
             self._results[result] += 1
 
-    def succeeded(self, result: str, heard_at: float | None) -> None:
+    def succeeded(self, heard_at: float | None) -> None:
         """One was answered 2xx; ``heard_at`` is when its mail was heard of, None for no mail."""
         with self._lock:
-            self._results[result] += 1
+            self._results[DONE] += 1
             self._scans += 1
             if heard_at is not None:
                 seconds = self._clock() - heard_at

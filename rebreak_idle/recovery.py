@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from .config import Config
+from .counters import Counters
 from .errors import (
     HostUnreachable,
     LoginRefused,
@@ -85,6 +86,7 @@ class Recovery:
         logger: Logger,
         clock: Callable[[], float],
         good_logins: set[int],
+        counters: Counters | None = None,
     ) -> None:
         self.troubles = RepeatFilter(clock)
         self.ended_by: Trouble | None = None
@@ -92,6 +94,7 @@ class Recovery:
         self._config = config
         self._logger = logger
         self._good_logins = good_logins
+        self._counters = counters or Counters()
         self._random = random.random
         self._login = 0
         self._attempt = 0
@@ -107,7 +110,7 @@ class Recovery:
         from the host's own line.
         """
         self._attempt -= 1
-        self.ended_by = ending.trouble(State.BACKING_OFF)
+        self._note(ending, State.BACKING_OFF)
         if ending.remedy is Remedy.RECONNECT and self.troubles.should_log(ending.text):
             self._logger.warning(
                 "%s — its host is down: it reconnects when that answers again",
@@ -127,8 +130,12 @@ class Recovery:
     def next_try(self, ending: Ending, lasted_seconds: float) -> tuple[State, float]:
         """What follows a session that ended after so many seconds: the state, and the wait."""
         state, wait = self._next_try(ending, lasted_seconds)
-        self.ended_by = ending.trouble(state)
+        self._note(ending, state)
         return state, wait
+
+    def _note(self, ending: Ending, state: State) -> None:
+        self.ended_by = ending.trouble(state)
+        self._counters.ended(self.ended_by, state)
 
     def _next_try(self, ending: Ending, lasted_seconds: float) -> tuple[State, float]:
         if lasted_seconds >= WORKED_SECONDS:

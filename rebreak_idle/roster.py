@@ -51,6 +51,16 @@ class Roster:
         """How many mailboxes are in which state."""
         return Counter([worker.state for worker in self.workers()])
 
+    def count_unwatched(self) -> int:
+        """How many have not been watched for 15 minutes and are not parked."""
+        now = time.monotonic()
+        return sum(
+            status.state is not State.PARKED
+            and status.unwatched_since is not None
+            and now - status.unwatched_since >= UNWATCHED_SECONDS
+            for _, status in self.troubled()
+        )
+
     def troubled(self) -> Iterator[tuple[Worker, Status]]:
         """Those that are not watched, with time for other threads in between."""
         unwatched = [worker for worker in self.workers() if worker.state not in WATCHED]

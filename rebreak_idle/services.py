@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from .config import Config
+from .counters import Counters
 from .faults import UnexpectedErrors
 from .hosts import Hosts
 from .imap.responses import Line
@@ -61,6 +62,7 @@ class Services:
     clock: Callable[[], float]
     """`time.monotonic`"""
     make_event: Callable[[], threading.Event] = threading.Event
+    counters: Counters = field(default_factory=Counters)
     good_logins: set[int] = field(default_factory=set)
     """Hashes of the logins that worked since the program began: see `recovery.Recovery`."""
 

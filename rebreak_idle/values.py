@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from .cipher import make_key
@@ -99,6 +101,42 @@ def url_path(text: str) -> str:
             f"is {shown(text)}: give a path that begins with /, such as /api/mail/access-token"
         )
     return text
+
+
+class Listen(NamedTuple):
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def listen_address(text: str) -> Listen:
+    found = re.fullmatch(r"(\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|[\w.-]+):([0-9]{1,5})", text.strip())
+    if not found or not 0 < int(found[3]) < 65536:
+        raise ValueError(
+            f"is {shown(text)}: give host:port, such as 127.0.0.1:9464, or [::1]:9464 for IPv6"
+        )
+    return Listen(found[2] or found[1], int(found[3]))
+
+
+def metrics_address(text: str) -> Listen:
+    listen = listen_address(text)
+    if not _is_installed("prometheus_client"):
+        raise ValueError(
+            "needs the package prometheus-client: pip install 'rebreak-idle[metrics]', "
+            "in this folder pip install -e '.[metrics]'"
+        )
+    return listen
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # a module without a spec stands in its place
+        return False
 
 
 def header_name(text: str) -> str:

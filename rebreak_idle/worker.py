@@ -53,7 +53,7 @@ class IdleWorker(threading.Thread):
         )
         self.scanner.serve(mailbox, self._logger, self._woken.set)
         self._recovery = Recovery(
-            services.config, self._logger, services.clock, services.good_logins
+            services.config, self._logger, services.clock, services.good_logins, services.counters
         )
         self._inbox = Inbox(services.config, self._logger, services.clock)
         self._opened_at = math.inf

@@ -11,6 +11,7 @@ from ..faults import UnexpectedErrors
 from ..limits import Backoff, seconds_text
 from ..log import Logger, RepeatFilter, sanitize
 from ..mailbox import Mailbox
+from ..reactions import FAILED, REFUSED, UNAVAILABLE
 from .answer import ScanResult
 from .line import ScanLine
 from .pending import PendingScan
@@ -112,7 +113,7 @@ class Scanner:
         except Exception as error:  # noqa: BLE001  # no thread of the line dies, no scan is lost
             self._not_before = self._clock() + SCAN_RETRY_MAX_SECONDS
             self._leave_line()
-            self._line.reactions.ended("failed")
+            self._line.reactions.ended(FAILED)
             self._unexpected_errors.log(self._logger, error)
         else:
             self._succeeded(result)
@@ -131,7 +132,7 @@ class Scanner:
 
     def _succeeded(self, result: ScanResult) -> None:
         settled = self.pending.settle()
-        self._line.reactions.succeeded("done", settled and settled.heard_at)
+        self._line.reactions.succeeded(settled and settled.heard_at)
         self._account()
         self._failures, self._not_before = 0, -math.inf
         self.troubles.forget()
@@ -167,5 +168,5 @@ class Scanner:
 def _result(error: ScanFailed) -> str:
     """What a request that failed is counted as."""
     if isinstance(error, BackendUnavailable):
-        return "unavailable"
-    return "refused" if error.is_answer else "failed"
+        return UNAVAILABLE
+    return REFUSED if error.is_answer else FAILED

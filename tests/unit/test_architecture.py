@@ -36,6 +36,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "imaplib": {"imap"},
     "cryptography": {"cipher"},
     "dotenv": {"dotenv_file"},
+    "prometheus_client": {"metrics"},
 }
 # The upper floors: who may know them.
 MAY_BE_KNOWN_BY: dict[str, set[str]] = {

@@ -73,6 +73,9 @@ GOOD = [
     ("CHANGE_CHECK_SECONDS", "0", "change_check_seconds", 0.0),
     ("CHANGE_CHECK_SECONDS", "2.5", "change_check_seconds", 2.5),
     ("CONNECTION_STATE_PATH", "/api/state", "connection_state_path", "/api/state"),
+    ("METRICS_LISTEN", "127.0.0.1:9464", "metrics_listen", ("127.0.0.1", 9464)),
+    ("METRICS_LISTEN", "localhost:80", "metrics_listen", ("localhost", 80)),
+    ("METRICS_LISTEN", "[::1]:9464", "metrics_listen", ("::1", 9464)),
 ]
 # Each variable with values that are no value of it.
 MALFORMED = [
@@ -121,6 +124,13 @@ MALFORMED = [
     ("CONNECTION_STATE_PATH", "http://other.example/state"),
     ("CONNECTION_STATE_PATH", "/state?x=1"),
     ("CONNECTION_STATE_PATH", "/two words"),
+    *(
+        ("METRICS_LISTEN", text)
+        for text in (
+            *("9464", ":9464", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536"),
+            *("::1:9464", "[::1]", "[::1:9464", "http://127.0.0.1:9464", "two words:9464"),
+        )
+    ),
 ]
 BAD_NUMBERS = ["-1", "0", "0.0", "nan", "inf", "-inf", "abc", "1e3", "５", "1_000", "0x10", "1,5"]
 BAD_NUMBERS += [".", "+", "5s", "1 000", "--5", "٣", "9" * 400]

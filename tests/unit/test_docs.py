@@ -17,6 +17,7 @@ EXAMPLE = text_of(".env.example")
 NO_DEFAULTS = {
     "NODE_ENV": "production",
     "CONNECTION_STATE_PATH": "/api/mail/connection-state",
+    "METRICS_LISTEN": "127.0.0.1:9464",
 }
 MAX_README_LINES = 200
 README_SECTIONS = [

@@ -72,6 +72,9 @@ FORMS = (
     # These tests themselves, and the packages that they run on.
     r"\.venv/bin/python -m pytest tests/(?:unit/test_limits|session/test_losses)\.py[\w -]*",
     r"pip install -r scripts/requirements\.txt -e \.",
+    # With the extra of setup.cfg; tests/program/test_metrics.py asks the same of the port.
+    r"\.venv/bin/python -m pip install -e '\.\[metrics\]'",
+    r"curl --fail http://127\.0\.0\.1:9464/healthz",
 )
 
 

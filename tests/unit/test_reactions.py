@@ -127,8 +127,8 @@ def test_what_is_owed_and_for_how_long_the_oldest(clock: Clock) -> None:
 def test_a_period_begins_anew_and_the_totals_go_on(clock: Clock) -> None:
     """What was taken is not told again; counters only grow."""
     reactions = Reactions(clock)
-    reactions.succeeded("done", 999.5)
-    reactions.succeeded("done", None)
+    reactions.succeeded(999.5)
+    reactions.succeeded(None)
     reactions.ended("refused")
     clock.now += 300
     period = reactions.take_period()
@@ -175,8 +175,8 @@ def test_the_line_is_the_contract_s(clock: Clock, said: list[str]) -> None:
     for id_ in ("anna", "ben", "clara"):
         roster.add(Parked(id_))
     for _ in range(311):
-        reactions.succeeded("done", clock.now - 0.2)
-    reactions.succeeded("done", clock.now - 1.4)
+        reactions.succeeded(clock.now - 0.2)
+    reactions.succeeded(clock.now - 1.4)
     figures.refreshed()
     clock.now += 120
     figures.refreshed()
