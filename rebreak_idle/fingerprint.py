@@ -11,11 +11,13 @@ from collections.abc import Sequence
 import psycopg
 from psycopg.pq import ExecStatus
 
-from .database import transaction
+from .database import Limits, transaction
 from .database_url import Database
 from .errors import DatabaseError, NoFingerprint
-from .store import LIMITS, positions_of_known
+from .store import positions_of_known
 
+# A statement of six seconds may be repeated every five minutes, when the rows are read anyhow.
+LIMITS = Limits(connect_seconds=10, statement_seconds=6, whole_seconds=20.0)
 # A semicolon ends a query and cannot stand in a subquery, nor what may follow it.
 _TAIL = re.compile(r";(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?\*/)*$", re.DOTALL)
 
@@ -36,7 +38,7 @@ class Fingerprint:
         """How long PostgreSQL took for the last one."""
 
     def take(self) -> str:
-        """The fingerprint of the rows as they are now; returns within about a minute.
+        """The fingerprint of the rows as they are now; returns within half a minute.
 
         Raises:
             NoFingerprint: this database cannot compute it of this query.

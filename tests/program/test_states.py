@@ -123,6 +123,21 @@ def test_an_operator_s_fault_is_told_as_his(
         assert parked["reason"].startswith("the stored password does not open")
 
 
+def test_no_secret_is_in_a_reason(
+    run: Run, backend: RecordingBackend, server: ScriptedImap, add: Add
+) -> None:
+    """A server that says secrets back, and more than anybody reads, gets them into no message."""
+    backend.states = empty()
+    said = f"NO [AUTHENTICATIONFAILED] canary-password {ADMIN_SECRET} \x07 {'x' * 900}"
+    server.on("login", lambda c: c.answer(said.encode()), instead=True)
+    add("user", password="canary-password")
+    with run(CONNECTION_STATE_PATH=STATE_PATH):
+        (parked,) = told(backend, 1)
+        assert "canary" not in parked["reason"]
+        assert parked["reason"].isprintable()
+        assert len(parked["reason"]) <= 301
+
+
 def test_it_is_told_until_it_takes_it_and_scans_go_on(
     run: Run, backend: RecordingBackend, inbox: Mailbox, add: Add
 ) -> None:
