@@ -185,11 +185,11 @@ def _run_daemon(
         return worker
 
     def refreshed(mailboxes: list[Mailbox]) -> None:
+        health.refreshed()
         time.sleep(GIVE_WAY_SECONDS)
         services.forget_all_but(mailboxes)
         time.sleep(GIVE_WAY_SECONDS)
         roster.keep_only(mailboxes)
-        health.refreshed()
         figures.refreshed()
 
     changes = Changes(

@@ -104,10 +104,14 @@ class Endpoint(TCPServer):
 
     def _run(self) -> None:
         while True:
-            try:
-                self.handle_request()
-            except OSError:  # no descriptor is left: others may give one back
-                time.sleep(1.0)
+            self.handle_request()
+
+    def get_request(self) -> tuple[Any, Any]:
+        try:
+            return super().get_request()
+        except OSError:  # no descriptor is left: others may give one back
+            time.sleep(1.0)
+            raise
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """One asker's trouble is its own; a fault of ours is said."""

@@ -106,6 +106,17 @@ def test_what_is_shown(
             assert scrape(port)["rebreak_idle_oldest_owed_scan_seconds", ()] > 0
 
 
+def test_openmetrics_where_it_is_asked_for(run: Run, port: int) -> None:
+    """As Prometheus itself asks."""
+    with run(METRICS_LISTEN=f"127.0.0.1:{port}") as daemon:
+        daemon.wait_line("refreshed")
+        accept = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
+        page = requests.get(f"http://127.0.0.1:{port}/metrics", headers=accept, timeout=SECONDS)
+        assert page.headers["content-type"].startswith("application/openmetrics-text")
+        assert page.text.endswith("# EOF\n")
+        assert "rebreak_idle_scans_total{" in page.text
+
+
 def test_no_mailbox_is_named_and_the_series_are_bounded(
     run: Run, database: Database, port: int
 ) -> None:
@@ -194,7 +205,7 @@ def test_ipv6_in_brackets(run: Run, port: int) -> None:
     """It listens there, and there alone."""
     with run(METRICS_LISTEN=f"[::1]:{port}") as daemon:
         daemon.wait_line("refreshed")
-        assert get(port, "/healthz", "[::1]").text == "ok\n"
+        wait_for(lambda: get(port, "/healthz", "[::1]").text == "ok\n", SECONDS, "it to be well")
 
 
 def test_a_port_that_is_taken_ends_with_78(run: Run) -> None:
