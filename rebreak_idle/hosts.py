@@ -19,6 +19,7 @@ from .host import AddressKey, Clock, EndpointKey, Host, Wait, backoff
 from .imap.addresses import FOUND_SECONDS, Address, Resolver
 from .limits import Slots
 from .mailbox import Mailbox
+from .portions import in_portions
 
 Run = Callable[[Callable[[], list[Address]]], list[Address]]
 
@@ -256,7 +257,7 @@ class Hosts:
         the others led to last, and of the other mailboxes' places.
         """
         ids: defaultdict[EndpointKey, set[str]] = defaultdict(set)
-        for mailbox in mailboxes:
+        for mailbox in in_portions(mailboxes):
             ids[_key(mailbox)].add(mailbox.id)
         with self._lock:
             for key in self._endpoints.keys() - ids.keys():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from .portions import in_portions
+
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
@@ -43,6 +45,8 @@ def diff(running: Mapping[str, Mailbox], wanted: Iterable[Mailbox]) -> Differenc
     target = {mailbox.id: mailbox for mailbox in wanted}
     return Difference(
         added=[id_ for id_ in target if id_ not in running],
-        changed=[id_ for id_ in target if id_ in running and running[id_] != target[id_]],
+        changed=[
+            id_ for id_ in in_portions(target) if id_ in running and running[id_] != target[id_]
+        ],
         removed=[id_ for id_ in running if id_ not in target],
     )

@@ -69,7 +69,7 @@ class Metrics(Collector):
         )
 
     def _mailboxes(self) -> Iterator[Metric]:
-        found = self._roster.states()
+        found, unwatched = self._roster.census()
         states = GaugeMetricFamily(
             f"{PREFIX}mailboxes", "Mailboxes of this process by state", labels=["state"]
         )
@@ -79,7 +79,7 @@ class Metrics(Collector):
         yield _gauge(
             "mailboxes_unwatched",
             "Mailboxes that have not been watched for 15 minutes and are not parked",
-            self._roster.count_unwatched(),
+            unwatched,
         )
 
     def _scans(self) -> Iterator[Metric]:

@@ -14,6 +14,7 @@ from .faults import UnexpectedErrors
 from .limits import Backoff
 from .log import Logger, sanitize
 from .notices import Notice, Notices
+from .portions import in_portions
 from .roster import Roster
 from .status import WATCHED
 
@@ -247,12 +248,13 @@ class Watcher:
     def look(self) -> None:
         """Tell what is news now."""
         workers, kept = self._roster.workers(), self._notices.ids
-        for worker in workers:
-            if worker.state in WATCHED and worker.mailbox.id in kept:
+        for worker in in_portions(workers):
+            if worker.state not in WATCHED:
+                status = worker.status()
+                if status.state not in WATCHED:
+                    self._tell(self._notices.unwatched(worker.mailbox, status))
+            elif worker.mailbox.id in kept:
                 self._tell(self._notices.watched(worker.mailbox))
-        for worker, status in self._roster.troubled():
-            if status.state not in WATCHED:
-                self._tell(self._notices.unwatched(worker.mailbox, status))
         ids = {worker.mailbox.id for worker in workers}
         self._notices.keep_only(ids)
         self._notifier.keep_only(ids)

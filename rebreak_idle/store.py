@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import psycopg
 from psycopg.pq import ExecStatus
@@ -17,6 +15,7 @@ from .database_url import Database
 from .errors import DatabaseError
 from .hostname import host_problem
 from .mailbox import Mailbox
+from .portions import in_portions
 
 DEFAULT_QUERY = """\
 SELECT id, user_id, email, imap_host, imap_port, password_encrypted
@@ -28,7 +27,6 @@ IMAPS_PORT = 993
 IMAP_PORT = 143
 
 LIMITS = Limits(connect_seconds=10, statement_seconds=30, whole_seconds=60.0)
-PORTION_ROWS = 500
 
 
 class ConnectionStore:
@@ -51,7 +49,7 @@ class ConnectionStore:
         except (psycopg.Error, UnicodeError) as error:
             raise DatabaseError(_explain(error)) from error
         names = _column_names(columns)
-        return _unique([_mailbox(dict(zip(names, row, strict=True))) for row in _in_portions(rows)])
+        return _unique([_mailbox(dict(zip(names, row, strict=True))) for row in in_portions(rows)])
 
     def _fetch(self) -> tuple[list[str], list[Row]]:
         """Columns and rows of the query, all as text: no value of a column that means nothing
@@ -70,17 +68,6 @@ class ConnectionStore:
 
 
 Row = tuple[str | None, ...]
-T = TypeVar("T")
-
-
-def _in_portions(items: Sequence[T]) -> Iterator[T]:
-    """All items, with a moment for other threads after each portion: reading ten thousand rows
-    would hold up all mailboxes for a tenth of a second.
-    """
-    for number, item in enumerate(items):
-        if number % PORTION_ROWS == PORTION_ROWS - 1:
-            time.sleep(0.001)
-        yield item
 
 
 def _texts(result: PGresult) -> tuple[list[str], list[Row]]:
@@ -90,7 +77,7 @@ def _texts(result: PGresult) -> tuple[list[str], list[Row]]:
     columns = range(result.nfields)
     rows = [
         tuple(text(result.get_value(row, column)) for column in columns)
-        for row in _in_portions(range(result.ntuples))
+        for row in in_portions(range(result.ntuples))
     ]
     return [text(result.fname(column)) or "" for column in columns], rows
 
@@ -152,7 +139,7 @@ def _column_names(columns: Sequence[str]) -> list[str]:
 def _unique(mailboxes: list[Mailbox]) -> list[Mailbox]:
     """One mailbox an id; a join that repeats a row does no harm, rows that differ are refused."""
     found: dict[str, Mailbox] = {}
-    for mailbox in mailboxes:
+    for mailbox in in_portions(mailboxes):
         if found.setdefault(mailbox.id, mailbox) != mailbox:
             found[mailbox.id] = replace(
                 mailbox, problem="several rows share this id: each connection needs its own"
