@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +15,13 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scripts.tools.stand_in_backend.judge import Judge, read_blocklist
+from scripts.tools.stand_in_backend.log import one_line
 from tests.conftest import require
 from tests.support.daemon import Daemon
 from tests.support.rig import ADMIN_SECRET, ENCRYPTION_KEY, environment, stored
+from tests.support.script_run import SCRIPTS
 from tests.support.servers import Certificates, Database, Dovecot, Pymap
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-from stand_in_backend import Judge, one_line, read_blocklist  # noqa: E402
 
 UNUSED_URL = "http://127.0.0.1:9"
 ANSWER_SECONDS = 30.0

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.daemon import REPOSITORY
 from tests.support.waiting import wait_for
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+SCRIPTS = REPOSITORY / "scripts"
 LINE_SECONDS = 60.0
 
 
