@@ -467,6 +467,14 @@ def test_a_wrong_environment_is_told_and_shows_no_secret(tmp_path: Path) -> None
     assert "canary" not in process.stderr
 
 
+def test_nothing_in_the_working_directory_is_taken_for_a_module(tmp_path: Path) -> None:
+    """It is started where its .env is, and that may be anywhere."""
+    (tmp_path / "email.py").write_text("raise SystemExit('not this one')\n")
+    with Daemon({}, tmp_path, command=(SCRIPTS / "stand_in_backend.py",)) as process:
+        assert process.wait() == 78
+    assert "not this one" not in process.stderr
+
+
 def test_a_missing_blocklist_is_told(
     database: Database, certificates: Certificates, tmp_path: Path
 ) -> None:

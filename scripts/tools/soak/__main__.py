@@ -22,7 +22,7 @@ from scripts.tools.soak.world import World
 
 def main() -> int:
     """Run the soak. Exit status 0 when nothing was missed and the daemon stopped cleanly."""
-    options = _parser().parse_args()
+    options = _options()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     say(f"{options.mailboxes} mailboxes, {options.minutes:g} minutes, seed {options.seed}")
     with Chronicle(options.log or folder / "soak.log") as chronicle:
@@ -34,7 +34,7 @@ def main() -> int:
     return 0 if good else 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/soak", description="The daemon among mails and faults at random."
     )
@@ -44,7 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--renew-seconds", default="30", help="IDLE_RENEW_SECONDS; default 30")
     parser.add_argument("--log", type=Path, help="keep the log of the run in this file")
     parser.add_argument("--log-level", default="info", help="the daemon's; default info")
-    return parser
+    options = parser.parse_args()
+    if options.mailboxes < 1 or options.minutes <= 0:
+        parser.error("minutes and mailboxes must be more than none")
+    return options
 
 
 def _run(options: argparse.Namespace, chronicle: Chronicle) -> bool:
