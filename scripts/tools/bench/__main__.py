@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import resource
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -69,22 +67,15 @@ def _options() -> Options:
     )  # fmt: skip
 
 
-@contextlib.contextmanager
-def _bench(options: Options) -> Iterator[Bench]:
-    with ExitStack() as parts:
-        bench = Bench(options, parts)
-        if remark := raise_descriptor_limit(max(options.sizes) + SPARE_DESCRIPTORS):
-            bench.remarks.append(remark)
-            say(remark)
-        yield bench
-
-
 def main() -> int:
     """Run the benchmark. Exit status 0; 1 where a system failed or left mail unscanned."""
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
     try:
-        with _bench(options) as bench:
+        with ExitStack() as parts:
+            bench = Bench(options, parts)
+            if problem := raise_descriptor_limit(max(options.sizes) + SPARE_DESCRIPTORS):
+                bench.remark(problem)
             bench.run()
     except Stopped:
         say("stopped")

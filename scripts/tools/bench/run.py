@@ -14,9 +14,9 @@ from scripts.tools.bench.peers import Aioimaplib, GoImap, ImapFlow
 from scripts.tools.bench.rules import BURST, CONNECTS_AT_ONCE, SYSTEMS
 from scripts.tools.bench.systems import Daemon, Place, System
 from scripts.tools.bench.trial import SETTLE_SECONDS, Trial
-from scripts.tools.console import Failure, Stopped
-from scripts.tools.servers import TROUBLE, OwnPostgres
-from tests.support.servers import Certificates, server_folder
+from scripts.tools.console import Stopped
+from scripts.tools.servers import TROUBLE, OwnPostgres, told
+from tests.support.servers import Certificates, name_of_postgres, server_folder
 
 # The daemon's limits for each host, opened; see `Bench._measure_defaults` for those that it has.
 OPENED = {"HOST_CONNECTS_AT_ONCE": CONNECTS_AT_ONCE, "HOST_LOGINS_PER_SECOND": 100000}
@@ -70,19 +70,20 @@ class Bench:
             if system.name not in self._options.systems:
                 continue
             if missing := system.missing():
-                self._remark(f"{system.name} was left out: {missing}")
+                self.remark(f"{system.name} was left out: {missing}")
             else:
                 present.append(system)
         return present
 
-    def _remark(self, text: str) -> None:
+    def remark(self, text: str) -> None:
+        """Say it now, and in the report."""
         self.remarks.append(text)
         say(text)
 
     def _postgres(self) -> OwnPostgres:
         """One for the whole run, started when it is needed first."""
         if self._running is None:
-            say("starting PostgreSQL (embedded, for this run only)")
+            say(f"starting PostgreSQL ({name_of_postgres()}, for this run only)")
             self._running = self._parts.enter_context(OwnPostgres())
         return self._running
 
@@ -133,9 +134,9 @@ class Bench:
                 trial.stop()
         except Stopped:
             raise
-        except (Failure, *TROUBLE) as error:
-            figures.problem = str(error)
-            say(f"{figures.system} at {figures.mailboxes}: {error}")
+        except TROUBLE as error:
+            figures.problem = told(error)
+            say(f"{figures.system} at {figures.mailboxes}: {figures.problem}")
         return figures
 
 

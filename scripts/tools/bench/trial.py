@@ -10,7 +10,7 @@ from scripts.tools.bench.figures import Figures, percentile_ms
 from scripts.tools.bench.load import Load
 from scripts.tools.bench.rules import MAIL_EVERY_SECONDS, SLOW_SCAN_SECONDS, STORM_MAILS
 from scripts.tools.bench.systems import Process
-from scripts.tools.console import Failure, pause
+from scripts.tools.console import Failure, pause, wait_until
 
 LOOK_SECONDS = 0.05
 SETTLE_SECONDS = 1.5
@@ -121,10 +121,10 @@ class Trial:
         status = self._status()
         self.figures.unscanned = max(self.figures.unscanned or 0, status["unscanned"])
         self.figures.load_server_cpu_seconds = status["cpu_seconds"]
-        self.figures.exit_status, self.figures.stop_seconds = self._process.stop(
-            STOPS_WITHIN_SECONDS
-        )
-        if self.figures.exit_status is None:
+        self._process.check()
+        ended, seconds = self._process.stop(STOPS_WITHIN_SECONDS)
+        self.figures.exit_status, self.figures.stop_seconds = ended, seconds
+        if ended is None:
             raise Failure(f"it did not stop within {STOPS_WITHIN_SECONDS:.0f} s")
 
     def _burst(self, mails: int, name: str) -> list[float]:
@@ -152,13 +152,12 @@ class Trial:
 
     def _until(self, happened: Callable[[dict[str, Any]], bool], seconds: float) -> bool:
         """Wait until it has happened; False when the time is up."""
-        deadline = time.monotonic() + seconds
-        while not happened(self._status()):
+
+        def look() -> bool:
             self._process.check()
-            if time.monotonic() > deadline:
-                return False
-            pause(LOOK_SECONDS)
-        return True
+            return happened(self._status())
+
+        return wait_until(look, seconds, LOOK_SECONDS)
 
     def _status(self) -> dict[str, Any]:
         return self._load.ask("status")
