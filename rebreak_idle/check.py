@@ -191,7 +191,7 @@ class Check:
             report.error("%s", sanitize(str(error)))
             return False
         except RebreakError as error:
-            who = "the user" if isinstance(error, LoginRefused) else "the operator"
+            who = error.who if isinstance(error, LoginRefused) else "the operator"
             report.error("%s (%s must act)", sanitize(str(error)), who)
             return False
         except Exception:  # noqa: BLE001  # one mailbox's trouble hides no other's
