@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from imapclient.exceptions import IMAPClientError
 
-from ..errors import AccessRefused, LoginRefused, SessionLost
+from ..errors import AccessRefused, LoginRefused, ServerUnusable, SessionLost
 from .refusals import Blame, classify_bad, classify_code, classify_refusal, is_about_command
 from .transport import Client, Transport
 
@@ -19,8 +19,8 @@ def log_in(client: Client, username: str, password: str, redacted: Callable[[str
     Where a server does not take the command, the next way that it offers is tried.
 
     Raises:
-        LoginRefused: the server refused, by its answer or by a code that means the credentials, or
-            it takes no password.
+        LoginRefused: the server refused, by its answer or by a code that means the credentials.
+        ServerUnusable: it takes no password.
         SessionLost: it refused for trouble of its own.
         IMAPClientError, OSError: the connection broke without a word of either.
     """
@@ -58,10 +58,9 @@ def _ways(client: Client, username: str, password: str) -> list[Callable[[], obj
         ways.append(lambda: client.sasl_login("LOGIN", lambda _prompt: next(answers, None)))
     if not ways:
         mechanisms = sorted(name for name in offered if name.startswith("AUTH="))
-        raise LoginRefused(
+        raise ServerUnusable(
             "the server takes no password here, neither by LOGIN nor by AUTHENTICATE PLAIN or "
-            f"LOGIN: it offers {', '.join(mechanisms) or 'no mechanism'}",
-            who="the operator",
+            f"LOGIN: it offers {', '.join(mechanisms) or 'no mechanism'}"
         )
     return ways
 

@@ -77,6 +77,7 @@ class Session:
 
         Raises:
             HostUnreachable: it did not come about.
+            ServerUnusable: the server is not what the row says.
         """
         try:
             with self._translated(f"connecting to {self._mailbox.host}:{self._mailbox.port}"):
