@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 
+from .crowd import Crowd
 from .errors import (
     DatabaseError,
     HostUnreachable,
@@ -30,6 +32,9 @@ from .mailbox import Mailbox
 MAILBOXES_AT_ONCE = 32
 # How often a mailbox that waits for its host looks whether that is given up.
 LOOK_AGAIN_SECONDS = 0.5
+# A server that has let go of a connection may count it for a moment more.
+TRIES_ALONE = 4
+NOTICES_SECONDS = 0.5
 
 
 class NotTried(HostUnreachable):
@@ -113,6 +118,7 @@ class Check:
         self._hosts = hosts
         self._reach_backend = reach_backend
         self._trials = Trials()
+        self._crowd = Crowd()
         self._total = self._tried = 0
 
     def run(self, show: Callable[[str], None]) -> bool:
@@ -124,7 +130,8 @@ class Check:
         rows = self._rows()
         ready = self._try_all(rows or [], show)
         backend = self._backend_is_well()
-        well = bool(rows) and ready == len(rows or []) and backend
+        all_ready = bool(rows) and ready == len(rows or []) and not self._crowd.found_full()
+        well = all_ready and backend
         report = logger.info if well else logger.error
         report(
             "check %s — database %s, %d of %d mailboxes ready, backend %s",
@@ -191,7 +198,7 @@ class Check:
             report.error("%s", sanitize(str(error)))
             return False
         except RebreakError as error:
-            who = "the user" if isinstance(error, LoginRefused) else "the operator"
+            who = error.who if isinstance(error, LoginRefused) else "the operator"
             report.error("%s (%s must act)", sanitize(str(error)), who)
             return False
         except Exception:  # noqa: BLE001  # one mailbox's trouble hides no other's
@@ -208,24 +215,47 @@ class Check:
     def _try_mailbox(self, mailbox: Mailbox) -> str:
         if mailbox.problem:
             raise RebreakError(f"the row cannot be used: {mailbox.problem}")
-        with self._trials.connecting(self._hosts.at(mailbox), mailbox.id):
+        endpoint = self._hosts.at(mailbox)
+        try:
+            with self._crowd.beside_others(endpoint, mailbox.id):
+                return self._visit(mailbox, endpoint)
+        except HostUnreachable as error:
+            if isinstance(error, NameUnusable) or not error.answered:
+                raise
+            with self._crowd.alone(endpoint, mailbox.id, error):
+                return self._visit_again(mailbox, endpoint)
+
+    def _visit_again(self, mailbox: Mailbox, endpoint: Endpoint) -> str:
+        for _ in range(TRIES_ALONE - 1):
+            with suppress(HostUnreachable):
+                return self._visit(mailbox, endpoint)
+            time.sleep(NOTICES_SECONDS)
+        return self._visit(mailbox, endpoint)
+
+    def _visit(self, mailbox: Mailbox, endpoint: Endpoint) -> str:
+        with self._trials.connecting(endpoint, mailbox.id):
             return self._log_in(mailbox)
 
     def _log_in(self, mailbox: Mailbox) -> str:
         session = self._connect(mailbox, lambda: False)
         try:
-            session.connect()
-            try:
-                password = self._decrypt(mailbox.stored_password)
-            except PasswordUnreadable as error:
-                where = f"{mailbox.host}:{mailbox.port}"
-                raise RebreakError(f"{error}; {where} reached over TLS, no login tried") from error
-            session.login(password)
-            count = session.examine().exists
-            way = "IDLE offered" if session.offers_idle else "no IDLE: will be polled"
-            return f"INBOX has {count} message{'' if count == 1 else 's'}, {way}"
+            with self._crowd.trying(mailbox.id):
+                session.connect()
+                self._crowd.connected(mailbox.id)
+                return self._inspect(mailbox, session)
         finally:
             session.close()
+
+    def _inspect(self, mailbox: Mailbox, session: Session) -> str:
+        try:
+            password = self._decrypt(mailbox.stored_password)
+        except PasswordUnreadable as error:
+            where = f"{mailbox.host}:{mailbox.port}"
+            raise RebreakError(f"{error}; {where} reached over TLS, no login tried") from error
+        session.login(password)
+        count = session.examine().exists
+        way = "IDLE offered" if session.offers_idle else "no IDLE: will be polled"
+        return f"INBOX has {count} message{'' if count == 1 else 's'}, {way}"
 
 
 def _in_turns(mailboxes: list[Mailbox]) -> list[Mailbox]:

@@ -35,15 +35,29 @@ class MailboxUnusable(RebreakError):
 
 
 class LoginRefused(RebreakError):
-    """The server refused the login: park the mailbox, a person must act.
+    """The server refused the login: park the mailbox, ``who`` must act.
 
     ``is_clear``: its words are known to be about the account. Where they are not, and where the
     password has worked before, it is tried again a few times first.
     """
 
-    def __init__(self, text: str, *, is_clear: bool = True) -> None:
+    def __init__(self, text: str, *, is_clear: bool = True, who: str = "the user") -> None:
         super().__init__(text)
-        self.is_clear = is_clear
+        self.is_clear, self.who = is_clear, who
+
+
+class AccessRefused(LoginRefused):
+    """The server took the password and does not open INBOX, for what the account is."""
+
+
+class ServerUnusable(LoginRefused):
+    """The server is not one that the row can be used with: the operator must act.
+
+    It may be one again, with the row as it is: it is tried as seldom as a refused login.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, who="the operator")
 
 
 class SessionLost(RebreakError):

@@ -10,6 +10,7 @@ from enum import Enum, auto
 
 from .config import Config
 from .errors import (
+    AccessRefused,
     HostUnreachable,
     LoginRefused,
     MailboxUnusable,
@@ -39,6 +40,8 @@ class Remedy(Enum):
     CREDENTIALS = auto()
     UNCLEAR_REFUSAL = auto()
     """As CREDENTIALS, but nobody knows what the server means."""
+    ACCESS = auto()
+    """As CREDENTIALS, but the login worked: it is INBOX that the account may not open."""
     ROW = auto()
 
 
@@ -48,6 +51,8 @@ class Ending:
 
     text: str
     remedy: Remedy
+    who: str = "the user"
+    """Who must act after a refusal."""
 
     @classmethod
     def of(cls, error: RebreakError) -> Ending:
@@ -55,10 +60,12 @@ class Ending:
         match error:
             case PasswordUnreadable() | MailboxUnusable():
                 return cls(str(error), Remedy.ROW)
+            case AccessRefused():
+                return cls(str(error), Remedy.ACCESS, error.who)
             case LoginRefused(is_clear=True):
-                return cls(str(error), Remedy.CREDENTIALS)
+                return cls(str(error), Remedy.CREDENTIALS, error.who)
             case LoginRefused():
-                return cls(str(error), Remedy.UNCLEAR_REFUSAL)
+                return cls(str(error), Remedy.UNCLEAR_REFUSAL, error.who)
             case HostUnreachable():
                 return cls(str(error), Remedy.HOST)
             case _:
@@ -68,7 +75,8 @@ class Ending:
 class Recovery:
     """Counts one mailbox's attempts and refusals. Used by its own thread.
 
-    ``good_logins`` are those that worked in this process's life, shared by all mailboxes.
+    ``good_logins`` are those that worked, and led to an open INBOX, in this process's life; shared
+    by all mailboxes.
     """
 
     def __init__(
@@ -83,7 +91,7 @@ class Recovery:
         self._logger = logger
         self._good_logins = good_logins
         self._random = random.random
-        self._login = 0
+        self._login = self._inbox = 0
         self._attempt = 0
         self._refusals = 0
         self._times_parked = 0
@@ -105,11 +113,15 @@ class Recovery:
 
     def begin_login(self, *login: object) -> None:
         """Where, as whom and with which password; of that only a hash is kept."""
-        self._login = hash(login)
+        self._login, self._inbox = hash(login), hash((login, "INBOX"))
 
     def logged_in(self) -> None:
         """The server took the credentials."""
         self._good_logins.add(self._login)
+
+    def opened_inbox(self) -> None:
+        """The server let us into INBOX."""
+        self._good_logins.add(self._inbox)
         self._refusals = self._times_parked = 0
 
     def next_try(self, ending: Ending, lasted_seconds: float) -> tuple[State, float]:
@@ -125,7 +137,7 @@ class Recovery:
         self._refusals += 1
         if self._may_pass(ending):
             return State.BACKING_OFF, self._try_refused_again(ending)
-        return State.PARKED, self._park_refused(ending.text)
+        return State.PARKED, self._park_refused(ending)
 
     def _back_off(self, why: str) -> float:
         config = self._config
@@ -136,17 +148,20 @@ class Recovery:
         return self._reconnect(wait, self._attempt)
 
     def _may_pass(self, ending: Ending) -> bool:
-        worked = self._login in self._good_logins
-        in_doubt = worked or ending.remedy is Remedy.UNCLEAR_REFUSAL
+        in_doubt = self._has_worked(ending) or ending.remedy is Remedy.UNCLEAR_REFUSAL
         tries_left = self._refusals <= len(REFUSED_RETRY_SECONDS) and not self._times_parked
         return in_doubt and tries_left
+
+    def _has_worked(self, ending: Ending) -> bool:
+        what = self._inbox if ending.remedy is Remedy.ACCESS else self._login
+        return what in self._good_logins
 
     def _try_refused_again(self, ending: Ending) -> float:
         """After a minute and after five, but no later than it would be tried if it were parked."""
         wait = min(REFUSED_RETRY_SECONDS[self._refusals - 1], self._config.auth_retry_seconds)
         wait = Backoff(wait, wait, self._random).wait_seconds(self._refusals)
         if self._is_to_be_said(ending.text, wait):
-            worked = self._login in self._good_logins
+            worked = self._has_worked(ending)
             self._logger.warning(
                 "%s — %s: refusal %d of %d in a row, parked at the last",
                 sanitize(ending.text),
@@ -171,14 +186,15 @@ class Recovery:
             )
         return UNTIL_STOPPED_SECONDS
 
-    def _park_refused(self, why: str) -> float:
+    def _park_refused(self, ending: Ending) -> float:
         self._attempt = 0
         self._times_parked += 1
         wait = self._wait_while_parked()
-        if self._is_to_be_said(why, wait):
+        if self._is_to_be_said(ending.text, wait):
             self._logger.error(
-                "%s (the user must act) — parked: next try when the row changes, or in %s",
-                sanitize(why),
+                "%s (%s must act) — parked: next try when the row changes, or in %s",
+                sanitize(ending.text),
+                ending.who,
                 _rounded_text(wait),
             )
         return wait

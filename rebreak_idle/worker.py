@@ -188,6 +188,7 @@ class IdleWorker(threading.Thread):
 
     def _watch(self, session: SessionLike, idling: bool) -> NoReturn:
         """Watch INBOX for as long as the session lasts."""
+        self._recovery.opened_inbox()
         self._logger.info("connected (%s:%d)", self.mailbox.host, self.mailbox.port)
         self._opened_at = self._clock()
         while True:

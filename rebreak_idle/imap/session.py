@@ -20,7 +20,7 @@ from .credentials import forms, refuse_control_characters
 from .events import IdleEvents
 from .examine import examine
 from .greeting import greeting_of
-from .login import log_in
+from .login import log_in, opening
 from .network import concerns_name, describe, is_open, is_timeout
 from .pace import Pace
 from .responses import Kind, Line, read_line
@@ -77,6 +77,7 @@ class Session:
 
         Raises:
             HostUnreachable: it did not come about.
+            ServerUnusable: the server is not what the row says.
         """
         try:
             with self._translated(f"connecting to {self._mailbox.host}:{self._mailbox.port}"):
@@ -108,9 +109,15 @@ class Session:
             return bool(self._client.has_capability("IDLE"))
 
     def examine(self) -> Snapshot:
-        """EXAMINE INBOX (read-only, RFC 9051, section 6.3.3)."""
-        with self._translated("examining INBOX"):
-            return examine(self._client.transport, "INBOX")
+        """EXAMINE INBOX (read-only, RFC 9051, section 6.3.3).
+
+        Raises:
+            AccessRefused: the server refuses it for what the account is.
+        """
+        transport = self._client.transport
+        opened = opening(transport, self._mailbox.username, self._redacted)
+        with self._translated("examining INBOX"), opened:
+            return examine(transport, "INBOX")
 
     def start_idle(self) -> bool:
         """IDLE (RFC 2177); False when the server answers NO or BAD to it.
