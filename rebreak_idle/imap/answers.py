@@ -19,13 +19,13 @@ _LITERAL = re.compile(rb"\{[0-9]+\+?\}\r?\n$")
 
 
 def in_plain_form(raw: bytes) -> bytes:
-    """The line with single blanks, its keywords in upper case, and CRLF; empty as it is."""
+    """The line with single blanks, tag and keywords in upper case, and CRLF; empty as it is."""
     return _plain(raw.rstrip(b"\r\n")) + b"\r\n" if raw else b""
 
 
 def _plain(line: bytes) -> bytes:
     if tagged := TAGGED.fullmatch(line):
-        return b"%s %s %s" % (tagged[1], tagged[2].upper(), tagged[3])
+        return b"%s %s %s" % (tagged[1].upper(), tagged[2].upper(), tagged[3])
     for form, shape in ((_NUMBERED, b"* %s %s"), (_STATUS, b"* %s %s"), (_KEYWORD, b"* %s")):
         if found := form.match(line):
             return shape % tuple(part.upper() for part in found.groups()) + line[found.end() :]

@@ -33,7 +33,10 @@ class IdleEvents:
     idle_over: bool = False
     """The server ended the last IDLE by itself."""
     last: bytes = b""
-    """The last line of all."""
+    """The last line since something was sent, a tagged one without our tag, which is new each time:
+    the same trouble must read the same."""
+    answered: bool = False
+    """The last line is the last command's own answer."""
 
     def add(self, line: Line) -> bool:
         """Keep what the line says, in as little room as it takes; False when it is too much.

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from ..errors import MailboxUnusable
 from ..mailbox import Mailbox
+from .stream import Stream
 
 SHOWN_CHARACTERS = 80
 # Anything else that is no greeting of IMAP may be a server in trouble, or what stands before it (an
@@ -36,6 +37,22 @@ def refuse_other_protocols(line: bytes) -> None:
     """
     if OTHER_PROTOCOLS.match(line):
         raise NoImapServer(line.decode("utf-8", "replace").strip())
+
+
+def greeting(stream: Stream, note: Callable[[bytes], bytes]) -> bytes:
+    """The first line; a server that says nothing until it is asked is asked (HTTPS).
+
+    Raises:
+        NoImapServer, OSError: there is none.
+    """
+    try:
+        line = note(stream.line())
+    except TimeoutError:
+        stream.send(b"A1 NOOP\r\n")
+        refuse_other_protocols(note(stream.line()))
+        raise
+    refuse_other_protocols(line)
+    return line
 
 
 @contextmanager

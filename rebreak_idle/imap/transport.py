@@ -18,8 +18,8 @@ from .addresses import Address
 from .answers import in_plain_form, is_unwanted
 from .credentials import quoted
 from .events import MAX_EVENTS, IdleEvents, Phase
-from .greeting import refuse_other_protocols
-from .responses import Kind, Line, read_line
+from .greeting import greeting
+from .responses import TAGGED, Kind, Line, read_line
 from .stream import Stream
 
 QUOTED_BYTES = 2000
@@ -63,7 +63,6 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         self._implicit_tls = tls
         self._phase = Phase.ANSWERS
         self._has_announced = False
-        self._idle_tag = b""
         super().__init__(host, ssl_context=context)
 
     @property
@@ -130,14 +129,13 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
             return None
 
     @property
-    def last_tag(self) -> bytes:
-        """The tag of the last command."""
+    def _last_tag(self) -> bytes:
+        """The tag of the last command; in IDLE it is IDLE's."""
         tag: bytes = self.tagpre + str(self.tagnum - 1).encode()
         return tag
 
     def send(self, data: bytes) -> None:
-        if self._phase is Phase.IDLE_BEGINS:
-            self._idle_tag = data.split(b" ", 1)[0]
+        self.events.last, self.events.answered = b"", False
         self.stream.send(data)
 
     def read(self, size: int) -> bytes:
@@ -186,21 +184,10 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         while wait and self.stream.line().startswith(b"* "):
             pass
 
-    def _greeting(self) -> bytes:
-        """The first line; a server that says nothing until it is asked is asked (HTTPS)."""
-        try:
-            return self._note(self.stream.line())
-        except TimeoutError:
-            self.stream.send(b"A1 NOOP\r\n")
-            refuse_other_protocols(self._note(self.stream.line()))
-            raise
-
     def _answer_line(self) -> bytes:
         """The next line that tells anything."""
         if self.state == "LOGOUT":  # what imaplib calls the time before the greeting
-            greeting = self._greeting()
-            refuse_other_protocols(greeting)
-            return in_plain_form(greeting)
+            return in_plain_form(greeting(self.stream, self._note))
         while is_unwanted(line := self.stream.line()):
             self.stream.not_kept(len(line))
         return self._note(in_plain_form(line))
@@ -229,7 +216,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
             line = self._hear(raw)
             if line.kind is Kind.TAGGED:
                 self.events.idle_over = True
-                self.tagged_commands.pop(self._idle_tag, None)
+                self.tagged_commands.pop(self._last_tag, None)
             elif line.kind is Kind.EXISTS and not self._has_announced:
                 self._has_announced = True
                 return b"* %d EXISTS\r\n" % line.number
@@ -238,18 +225,23 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
     def _hear(self, raw: bytes) -> Line:
         """Take in a line of an IDLE; what it is, TAGGED where it is IDLE's own answer."""
         line = read_line(self._note(raw).rstrip(b"\r\n"))
-        if line.kind is Kind.UNREADABLE or (
-            line.kind is Kind.TAGGED and raw.split(b" ", 1)[0] != self._idle_tag
-        ):
-            line = Line(Kind.UNREADABLE, text=raw)
+        if line.kind is Kind.TAGGED and not self.events.answered:
+            line = Line(Kind.UNREADABLE)
+        if line.kind is Kind.UNREADABLE:
+            line = line._replace(text=raw)
         one = Line(Kind.EXPUNGE, 1) if line.kind is Kind.EXPUNGE else line
         if line.kind in _EVENTS and not self.events.add(one):
             self.stream.limit_exceeded(f"the server said more than {MAX_EVENTS} things at once")
         return line
 
     def _note(self, raw: bytes) -> bytes:
-        """Keep what a log line may want to quote."""
-        self.events.last = raw[:QUOTED_BYTES] or self.events.last
+        """Keep what a log line may want to quote, and whether it is the last command's answer."""
+        tagged = TAGGED.match(shown := raw.rstrip(b"\r\n"))
+        tag = tagged[1].upper() if tagged else b""
+        self.events.answered = tag == self._last_tag
+        if tag.startswith(self.tagpre):
+            shown = shown[len(tag) :].lstrip()
+        self.events.last = shown[:QUOTED_BYTES] or self.events.last
         if b"BYE" in raw[:16].upper() and (line := read_line(raw.rstrip(b"\r\n"))).kind is Kind.BYE:
             self.events.bye = line.text.decode("utf-8", "replace").strip() or "without a reason"
         return raw
