@@ -16,6 +16,7 @@ from imapclient.tls import IMAP4_TLS
 
 from .addresses import Address
 from .answers import in_plain_form, is_unwanted
+from .capabilities import union
 from .credentials import quoted
 from .events import MAX_EVENTS, IdleEvents, Phase
 from .greeting import greeting
@@ -92,7 +93,8 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
     def capability(self) -> tuple[str, list[Any]]:
         """CAPABILITY, asked for only where the server did not volunteer it in its greeting."""
         told = self.untagged_responses.pop("CAPABILITY", None)
-        return ("OK", told) if told else super().capability()
+        typ, told = ("OK", told) if told else super().capability()
+        return typ, union(told) if typ == "OK" else told
 
     def login(self, user: str, password: str) -> Any:
         """LOGIN with both quoted; imaplib's own does not quote the user name on every Python.
@@ -264,6 +266,13 @@ class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no 
     def transport(self) -> Transport:
         transport: Transport = self._imap
         return transport
+
+    def capabilities(self) -> Any:
+        """Those of all responses since the login, where there are any."""
+        answers = self.transport.untagged_responses
+        if told := answers.get("CAPABILITY"):
+            answers["CAPABILITY"] = union(told)
+        return super().capabilities()
 
     def _create_IMAP4(self) -> Transport:  # noqa: N802  # IMAPClient's name
         return self._make_transport()
