@@ -42,6 +42,9 @@ class Inbox:
                 is_news |= self._uids.announced(line.number)
             elif line.kind is Kind.EXPUNGE:
                 self._uids.expunged(line.number)
+            elif line.kind is Kind.TOO_MUCH:
+                self._uids.lose_count()
+                is_news = True
         if is_news:
             self._hear_exists(in_idle and grew)
             return EXISTS

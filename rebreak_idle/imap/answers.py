@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 
+from .answer_size import KEPT_LINE_BYTES
 from .responses import TAGGED
 
 _NUMBERED = re.compile(rb"\* +([0-9]+) +([A-Za-z-]+)")
 _STATUS = re.compile(rb"\* +(OK|NO|BAD|BYE|PREAUTH) +(\[ *[A-Za-z-]+)", re.IGNORECASE)
 _KEYWORD = re.compile(rb"\* +([A-Za-z-]+)")
-# Of no use to us. Tens of thousands of the numbered ones come where a folder is emptied or marked
-# as read, and 90 KB of flags where there are thousands of keywords.
-_UNWANTED = re.compile(
-    rb"\* +(?:[0-9]+ +(?:EXPUNGE|FETCH|RECENT)\b|VANISHED\b|FLAGS +\(|OK +\[ *PERMANENTFLAGS +\()",
+# All else is of no use to us. Tens of thousands of FETCH come where a folder is marked as read, 90
+# KB of FLAGS where there are thousands of keywords, and of OK and NO only some codes tell anything.
+_UNTAGGED = re.compile(rb"\* +(?:[0-9]+ +)?[A-Za-z-]+")
+_WANTED = re.compile(
+    rb"\* +(?:[0-9]+ +EXISTS\b|CAPABILITY\b|STATUS\b|BYE\b|NO +\["
+    rb"|OK +\[ *(?:CAPABILITY|UIDNEXT|UIDVALIDITY)\b)",
     re.IGNORECASE,
 )
 _LITERAL = re.compile(rb"\{[0-9]+\+?\}\r?\n$")
@@ -36,7 +39,16 @@ def is_unwanted(line: bytes) -> bool:
     """Whether a line tells nothing that anybody asks for; not where a literal follows it."""
     if line.strip() in (b"", b"*"):
         return bool(line)
-    return bool(_UNWANTED.match(line)) and not _LITERAL.search(line)
+    is_known = _UNTAGGED.match(line) and not _WANTED.match(line)
+    return bool(is_known) and not _LITERAL.search(line)
+
+
+def drop_middle(exists: list[bytes]) -> int:
+    """Of the EXISTS of one answer, as imaplib keeps them, leave the first and the last: that one
+    tells how many messages there are, and both that there was news. Returns what the others cost.
+    """
+    dropped, exists[1:-1] = exists[1:-1], []
+    return sum(KEPT_LINE_BYTES + len(b"*  EXISTS\r\n") + len(each) for each in dropped)
 
 
 def status_numbers(data: object) -> tuple[int | None, int | None]:

@@ -21,7 +21,7 @@ from .examine import examine
 from .greeting import greeting_of
 from .login import log_in
 from .network import concerns_name, describe, is_open, is_timeout
-from .pace import Pace
+from .pace import IDLE_BYTES_PER_SECOND, Pace
 from .responses import Kind, Line
 from .stream import Stream
 from .translated import Translated
@@ -52,7 +52,7 @@ class Session:
         self._idling = False
         self._logged_in = False
         self._secrets: tuple[str, ...] = ()
-        self._pace = Pace()
+        self._pace = Pace(IDLE_BYTES_PER_SECOND)
         self.rest_seconds = 0.0
         """How long to leave a server alone that says much, before the next `wait`."""
 
@@ -115,14 +115,14 @@ class Session:
         What the server says before it agrees is kept for `wait`.
 
         Raises:
-            IdleUnanswered: no answer came, though the connection stands.
+            IdleUnanswered: no answer came in time, though the connection stands.
         """
         self._idling = True
         try:
             with self._translated("starting IDLE"):
                 self._client.idle()
         except SessionLost as error:
-            if isinstance(error.__cause__, OSError):
+            if isinstance(error.__cause__, OSError) and is_timeout(error.__cause__):
                 raise IdleUnanswered(str(error)) from error
             if not self._events.answered:
                 raise
@@ -138,7 +138,7 @@ class Session:
         with self._translated("in IDLE"):
             # What it returns is in the events too, where an error afterwards does not lose it.
             self._client.idle_check(0 if events.lines or events.bye else seconds)
-        self.rest_seconds = self._pace.rest_seconds(stream.answer_bytes)
+        self.rest_seconds = self._pace.rest_seconds(stream.answer.received_bytes)
         if events.idle_over:
             self._idling = False
         if events.lines:
@@ -261,7 +261,7 @@ class Session:
         if isinstance(error, ssl.SSLError):
             return describe(error)
         if isinstance(error, OSError):
-            is_alive = is_timeout(error) and self._stream.answer_reads
+            is_alive = is_timeout(error) and self._stream.answer.reads
             hint = ", though it sends signs of life: raise IMAP_TIMEOUT_SECONDS" if is_alive else ""
             return f"network trouble: {describe(error)}{hint}"
         if said := self._redacted(self._events.last.decode("utf-8", "replace")).strip():

@@ -15,10 +15,10 @@ import imapclient
 from imapclient.tls import IMAP4_TLS
 
 from .addresses import Address
-from .answers import in_plain_form, is_unwanted
+from .answers import drop_middle, in_plain_form, is_unwanted
 from .capabilities import union
 from .credentials import quoted
-from .events import MAX_EVENTS, IdleEvents, Phase
+from .events import IdleEvents, Phase
 from .greeting import greeting
 from .responses import TAGGED, Kind, Line, read_line
 from .stream import Stream
@@ -191,15 +191,17 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         if self.state == "LOGOUT":  # what imaplib calls the time before the greeting
             return in_plain_form(greeting(self.stream, self._note))
         while is_unwanted(line := self.stream.line()):
-            self.stream.not_kept(len(line))
+            self.stream.answer.not_kept(len(line))
+        exists = self.untagged_responses.get("EXISTS", [])
+        self.stream.answer.line_kept(instead_of_bytes=drop_middle(exists))
         return self._note(in_plain_form(line))
 
     def _idle_line(self) -> bytes:
         """The next line, while IDLE begins or ends, that IMAPClient is to see."""
         while raw := self.stream.line():
             kind = self._hear(raw).kind
-            if is_unwanted(raw) or (kind is Kind.EXISTS and self.events.is_explained):
-                self.stream.not_kept(len(raw))
+            if kind is not Kind.UNREADABLE:
+                self.stream.answer.not_kept(len(raw))
             if kind is Kind.BYE:
                 return b"* BYE\r\n"
             if kind is Kind.TAGGED:
@@ -232,8 +234,8 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         if line.kind is Kind.UNREADABLE:
             line = line._replace(text=raw)
         one = Line(Kind.EXPUNGE, 1) if line.kind is Kind.EXPUNGE else line
-        if line.kind in _EVENTS and not self.events.add(one):
-            self.stream.limit_exceeded(f"the server said more than {MAX_EVENTS} things at once")
+        if line.kind in _EVENTS:
+            self.events.add(one)
         return line
 
     def _note(self, raw: bytes) -> bytes:
