@@ -31,9 +31,9 @@ class AnswerSize:
         """So many of them were looked at and let go."""
         self.kept_bytes -= size
 
-    def line_kept(self, instead_of_bytes: int) -> None:
-        """A line is kept, and others that cost so many bytes are let go."""
-        self.kept_bytes += KEPT_LINE_BYTES - instead_of_bytes
+    def line_kept(self) -> None:
+        """A line is kept: that costs more than its bytes."""
+        self.kept_bytes += KEPT_LINE_BYTES
 
     def excess(self) -> str:
         """Which bound is exceeded, as the log says it, or empty."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from .answer_size import KEPT_LINE_BYTES
 from .responses import TAGGED
 
 _NUMBERED = re.compile(rb"\* +([0-9]+) +([A-Za-z-]+)")
@@ -18,6 +17,7 @@ _WANTED = re.compile(
     rb"|OK +\[ *(?:CAPABILITY|UIDNEXT|UIDVALIDITY)\b)",
     re.IGNORECASE,
 )
+_EXISTS = re.compile(rb"\* +([0-9]+) +EXISTS *\r?\n", re.IGNORECASE)
 _LITERAL = re.compile(rb"\{[0-9]+\+?\}\r?\n$")
 
 
@@ -43,12 +43,14 @@ def is_unwanted(line: bytes) -> bool:
     return bool(is_known) and not _LITERAL.search(line)
 
 
-def drop_middle(exists: list[bytes]) -> int:
-    """Of the EXISTS of one answer, as imaplib keeps them, leave the first and the last: that one
-    tells how many messages there are, and both that there was news. Returns what the others cost.
+def replaces_last(exists: list[bytes], line: bytes) -> bool:
+    """Whether ``line`` is one more of the EXISTS of an answer, which imaplib keeps all: from the
+    third on each takes the last one's place. That tells how many, and two that there was news.
     """
-    dropped, exists[1:-1] = exists[1:-1], []
-    return sum(KEPT_LINE_BYTES + len(b"*  EXISTS\r\n") + len(each) for each in dropped)
+    if len(exists) < 2 or not (found := _EXISTS.match(line)):
+        return False
+    exists[-1] = found[1]
+    return True
 
 
 def status_numbers(data: object) -> tuple[int | None, int | None]:

@@ -15,7 +15,7 @@ import imapclient
 from imapclient.tls import IMAP4_TLS
 
 from .addresses import Address
-from .answers import drop_middle, in_plain_form, is_unwanted
+from .answers import in_plain_form, is_unwanted, replaces_last
 from .capabilities import union
 from .credentials import quoted
 from .events import IdleEvents, Phase
@@ -190,10 +190,10 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         """The next line that tells anything."""
         if self.state == "LOGOUT":  # what imaplib calls the time before the greeting
             return in_plain_form(greeting(self.stream, self._note))
-        while is_unwanted(line := self.stream.line()):
-            self.stream.answer.not_kept(len(line))
         exists = self.untagged_responses.get("EXISTS", [])
-        self.stream.answer.line_kept(instead_of_bytes=drop_middle(exists))
+        while is_unwanted(line := self.stream.line()) or replaces_last(exists, line):
+            self.stream.answer.not_kept(len(line))
+        self.stream.answer.line_kept()
         return self._note(in_plain_form(line))
 
     def _idle_line(self) -> bytes:
