@@ -64,6 +64,10 @@ class SessionLost(RebreakError):
     """The connection broke, or could not be made: reconnect with back-off."""
 
 
+class IdleUnanswered(SessionLost):
+    """The connection stands, and IDLE has no answer: where that happens again, do without IDLE."""
+
+
 class HostUnreachable(SessionLost):
     """Not even a secured connection came about: others at that host may fare the same.
 

@@ -202,7 +202,7 @@ class IdleWorker(threading.Thread):
         """Ask for new mail at intervals, until it is time to try IDLE again."""
         config = self._services.config
         self._progress.change_state(State.POLLING)
-        self._inbox.note_polling()
+        self._inbox.idle_tries.note_polling()
         until = self._clock() + config.idle_renew_seconds
         while self._clock() < until:
             self._pause(config.poll_interval_seconds)
@@ -219,7 +219,7 @@ class IdleWorker(threading.Thread):
         self._listen(session, began_at + interval)
         if renewed := session.idling:
             self._logger.info("idle renewing (%s threshold)", interval_text(interval))
-        self._pause(self._inbox.pause_after_idle(renewed, self._clock() - began_at))
+        self._pause(self._inbox.idle_tries.pause_after(renewed, self._clock() - began_at))
         self._progress.expect(COMMANDS_IN_A_ROW * self._services.config.imap_timeout_seconds)
         told_late = self._hear(session.end_idle(), in_idle=not renewed)
         finding, idling = self._examine_and_idle(session)
@@ -246,7 +246,7 @@ class IdleWorker(threading.Thread):
         return self._take_snapshot(session, CATCH_UP), self._start_idle(session)
 
     def _start_idle(self, session: SessionLike) -> bool:
-        return session.offers_idle and session.start_idle()
+        return session.offers_idle and self._inbox.idle_tries.begin(session.start_idle)
 
     def _take_snapshot(self, session: SessionLike, reason: str) -> Finding:
         finding = self._inbox.examined(session.examine())

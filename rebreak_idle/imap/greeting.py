@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 from ..errors import ServerUnusable
 from ..mailbox import Mailbox
+from .stream import Stream
 
 SHOWN_CHARACTERS = 80
 # Anything else that is no greeting of IMAP may be a server in trouble, or what stands before it (an
@@ -84,6 +85,27 @@ def client_hello(context: ssl.SSLContext, host: str) -> bytes:
     with suppress(ssl.SSLWantReadError):
         context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=host).do_handshake()
     return out.read() + b"\r\n\r\n"
+
+
+def first_line(
+    stream: Stream, note: Callable[[bytes], bytes], context: ssl.SSLContext | None, host: str
+) -> bytes:
+    """The greeting; a server that says nothing until it is asked is asked (HTTPS, or TLS).
+
+    ``context`` is None where TLS is spoken already.
+
+    Raises:
+        WrongServer, OSError: there is none.
+    """
+    try:
+        line = note(stream.line())
+    except TimeoutError:
+        stream.send(client_hello(context, host) if context else b"A1 NOOP\r\n")
+        refuse_tls(begin := stream.exactly(TLS_RECORD_BYTES))
+        refuse_other_protocols(note(begin + stream.line()))
+        raise
+    refuse_other_protocols(line)
+    return line
 
 
 @contextmanager

@@ -96,12 +96,10 @@ def _read_on_after_bye(transport: Transport) -> None:
 
 def _own_answer(transport: Transport) -> tuple[str, str] | None:
     """Status and words of the command's NO or BAD, if that is the last line read."""
-    words = transport.events.last.decode("utf-8", "replace").split(None, 2)
-    if len(words) < 2 or words[0] != transport.last_tag.decode():
+    if not transport.events.answered:
         return None
-    status = words[1].upper()
-    text = words[2].strip() if words[2:] else "without a reason"
-    return (status, text) if status in ("NO", "BAD") else None
+    status, _, text = transport.events.last.decode("utf-8", "replace").partition(" ")
+    return (status, text.strip() or "without a reason") if status in ("NO", "BAD") else None
 
 
 class _Said:

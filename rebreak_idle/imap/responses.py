@@ -17,6 +17,8 @@ class Kind(Enum):
     TAGGED = auto()
     OTHER = auto()
     """Understood, and no business of ours: OK, FETCH, RECENT, FLAGS, an empty line …"""
+    TOO_MUCH = auto()
+    """No line: more was announced than is kept, so what is kept proves nothing."""
     UNREADABLE = auto()
     """Not a response of the protocol: it may have been an announcement, so a scan is owed."""
 

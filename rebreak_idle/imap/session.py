@@ -6,14 +6,13 @@ our own leaves as what it is.
 
 from __future__ import annotations
 
-import re
 import ssl
 from contextlib import suppress
 
 from imapclient.exceptions import CapabilityError, IMAPClientError
 
 from .. import __version__
-from ..errors import HostUnreachable, NameUnusable, RebreakError, SessionLost
+from ..errors import HostUnreachable, IdleUnanswered, NameUnusable, RebreakError, SessionLost
 from ..mailbox import Mailbox
 from .addresses import Resolver
 from .credentials import forms, refuse_control_characters
@@ -22,8 +21,8 @@ from .examine import examine
 from .greeting import greeting_of
 from .login import log_in, opening
 from .network import concerns_name, describe, is_open, is_timeout
-from .pace import Pace
-from .responses import Kind, Line, read_line
+from .pace import IDLE_BYTES_PER_SECOND, Pace
+from .responses import Kind, Line
 from .stream import Stream
 from .translated import Translated
 from .transport import Client, Transport
@@ -31,8 +30,6 @@ from .uids import Snapshot
 
 # How long a session that is given up may take for DONE and LOGOUT together.
 LOGOUT_SECONDS = 3.0
-# imaplib's tags begin with four letters at random: the same trouble must read the same.
-_TAG = re.compile(r"\A[A-P]{4}[0-9]+ (?=OK|NO|BAD)")
 
 
 class Session:
@@ -55,7 +52,7 @@ class Session:
         self._idling = False
         self._logged_in = False
         self._secrets: tuple[str, ...] = ()
-        self._pace = Pace()
+        self._pace = Pace(IDLE_BYTES_PER_SECOND)
         self.rest_seconds = 0.0
         """How long to leave a server alone that says much, before the next `wait`."""
 
@@ -120,19 +117,23 @@ class Session:
             return examine(transport, "INBOX")
 
     def start_idle(self) -> bool:
-        """IDLE (RFC 2177); False when the server answers NO or BAD to it.
+        """IDLE (RFC 2177); False when the server ends it at once: NO, BAD, even OK.
 
         What the server says before it agrees is kept for `wait`.
+
+        Raises:
+            IdleUnanswered: no answer came in time, though the connection stands.
         """
         self._idling = True
-        self._events.last = b""  # an answer to IDLE, not that to the command before it
-        with self._translated("starting IDLE"):
-            try:
+        try:
+            with self._translated("starting IDLE"):
                 self._client.idle()
-            except IMAPClientError:
-                if read_line(self._events.last.rstrip()).kind is not Kind.TAGGED:
-                    raise
-                self._idling = False
+        except SessionLost as error:
+            if isinstance(error.__cause__, OSError) and is_timeout(error.__cause__):
+                raise IdleUnanswered(str(error)) from error
+            if not self._events.answered:
+                raise
+            self._idling = False
         return self._idling
 
     def wait(self, seconds: float) -> list[Line]:
@@ -144,7 +145,7 @@ class Session:
         with self._translated("in IDLE"):
             # What it returns is in the events too, where an error afterwards does not lose it.
             self._client.idle_check(0 if events.lines or events.bye else seconds)
-        self.rest_seconds = self._pace.rest_seconds(stream.answer_bytes)
+        self.rest_seconds = self._pace.rest_seconds(stream.answer.received_bytes)
         if events.idle_over:
             self._idling = False
         if events.lines:
@@ -163,10 +164,21 @@ class Session:
         with self._translated("ending IDLE"):
             if self._idling:
                 self._idling = False
-                self._client.idle_done()
+                self._end_idle()
             elif self._events.idle_over:
                 self._client.idle_check(0)  # what came after the end
         return self.take_events()
+
+    def _end_idle(self) -> None:
+        """A tagged answer ends IDLE, whatever it says (RFC 2177, section 3); what a server means
+        that refuses is not understood.
+        """
+        try:
+            self._client.idle_done()
+        except IMAPClientError:
+            if not self._events.answered:
+                raise
+            self._events.add(Line(Kind.UNREADABLE, text=self._events.last))
 
     def take_events(self) -> list[Line]:
         """What was announced and not yet handed over; also after the session broke."""
@@ -256,11 +268,10 @@ class Session:
         if isinstance(error, ssl.SSLError):
             return describe(error)
         if isinstance(error, OSError):
-            is_alive = is_timeout(error) and self._stream.answer_reads
+            is_alive = is_timeout(error) and self._stream.answer.reads
             hint = ", though it sends signs of life: raise IMAP_TIMEOUT_SECONDS" if is_alive else ""
             return f"network trouble: {describe(error)}{hint}"
         if said := self._redacted(self._events.last.decode("utf-8", "replace")).strip():
-            said = _TAG.sub("", said)
             return f"provider trouble: the server answered {said!a}"
         return f"provider trouble: the server's answer made no sense ({error.__class__.__name__})"
 
