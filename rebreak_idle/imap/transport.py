@@ -234,9 +234,8 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
             line = Line(Kind.UNREADABLE)
         if line.kind is Kind.UNREADABLE:
             line = line._replace(text=raw)
-        one = Line(Kind.EXPUNGE, 1) if line.kind is Kind.EXPUNGE else line
         if line.kind in _EVENTS:
-            self.events.add(one)
+            self.events.add(Line(Kind.EXPUNGE, 1) if line.kind is Kind.EXPUNGE else line)
         return line
 
     def _note(self, raw: bytes) -> bytes:
