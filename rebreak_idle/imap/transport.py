@@ -19,6 +19,7 @@ from .answers import in_plain_form, is_unwanted
 from .credentials import quoted
 from .events import MAX_EVENTS, IdleEvents, Phase
 from .greeting import refuse_other_protocols
+from .network import NoTimeouts
 from .responses import Kind, Line, read_line
 from .stream import Stream
 
@@ -68,7 +69,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
 
     @property
     def sock(self) -> Any:
-        """The stream's socket: IMAPClient polls it and sets its time-outs."""
+        """The stream's socket."""
         return self.stream.sock
 
     def open(self, host: str = "", port: int = 0, timeout: float | None = None) -> None:
@@ -256,11 +257,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
 
 
 class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no types
-    """IMAPClient over a `Transport`.
-
-    `idle`, `idle_check` and `idle_done` are IMAPClient's own, but for lines that it could not read:
-    those never reach it.
-    """
+    """IMAPClient over a `Transport`. Lines that its `idle_check` could not read never reach it."""
 
     def __init__(self, host: str, tls: bool, make_transport: Callable[[], Transport]) -> None:
         self._make_transport = make_transport
@@ -275,6 +272,9 @@ class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no 
 
     def _create_IMAP4(self) -> Transport:  # noqa: N802  # IMAPClient's name
         return self._make_transport()
+
+    def socket(self) -> NoTimeouts:
+        return NoTimeouts()
 
     def _poll_socket(self, sock: object, timeout: float | None = None) -> bool:
         """Wait for the socket, and receive what came; whether `idle_check` is to read lines."""
