@@ -22,6 +22,7 @@ from .greeting import refuse_other_protocols
 from .network import NoTimeouts
 from .responses import Kind, Line, read_line
 from .stream import Stream
+from .tags import SharedTags
 
 QUOTED_BYTES = 2000
 LONGEST_POLL_SECONDS = 86400.0  # where IMAPClient would wait for ever
@@ -35,7 +36,7 @@ PRIVATE_NAMES = {
     "IMAP4._log": "overridden: it would keep LOGIN with its password",
     "IMAP4.tagged_commands": "forget an IDLE that the server ended by itself",
     "IMAP4._tls_established": "told that STARTTLS is done",
-    "IMAP4.tagpre": "with tagnum, the tag of the last command",
+    "IMAP4.tagpre": "overridden; with tagnum, the tag of the last command",
     "IMAP4.tagnum": "with tagpre, the tag of the last command",
     "IMAP4.mo": "let go of the last match, which holds two kilobytes",
     "IMAPClient._imap": "the transport",
@@ -46,7 +47,7 @@ PRIVATE_NAMES = {
 _EVENTS = (Kind.EXISTS, Kind.EXPUNGE, Kind.UNREADABLE)
 
 
-class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
+class Transport(SharedTags, IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
     """imaplib's protocol over a `Stream`; implicit TLS unless ``tls`` is False."""
 
     def __init__(
@@ -133,8 +134,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
     @property
     def last_tag(self) -> bytes:
         """The tag of the last command."""
-        tag: bytes = self.tagpre + str(self.tagnum - 1).encode()
-        return tag
+        return self.tagpre + b"%d" % (self.tagnum - 1)
 
     def send(self, data: bytes) -> None:
         if self._phase is Phase.IDLE_BEGINS:

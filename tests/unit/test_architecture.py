@@ -18,6 +18,7 @@ import pytest
 from imapclient.tls import IMAP4_TLS
 
 import rebreak_idle
+from rebreak_idle.imap.tags import SharedTags
 from rebreak_idle.imap.transport import PRIVATE_NAMES, Client, Transport
 
 PACKAGE = Path(rebreak_idle.__file__).parent
@@ -233,6 +234,15 @@ def test_private_names_are_all_listed() -> None:
             tree = ast.parse(MODULES[module].read_text("utf-8"))
             names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
             assert not names & listed, module
+
+
+def test_connections_share_the_pattern_of_tags() -> None:
+    """imaplib still makes the pattern of its tags from how they begin, and begins no other way."""
+
+    class Shared(SharedTags, MemoryIMAP4):
+        pass
+
+    assert Shared().tagre is Shared().tagre, why("imaplib.IMAP4", "tagpre")
 
 
 def test_imap4_tls_is_imaplib_s() -> None:
