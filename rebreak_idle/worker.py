@@ -181,9 +181,10 @@ class IdleWorker(threading.Thread):
                 self._hear(session.take_events())
             finally:
                 session.close(wait=not self._stopping)
-                last_reference: list[object] = [session]
-                del session
-                self._pool.let_go(last_reference)
+                if not self._stopping:  # else this thread's memory goes with it
+                    last_reference: list[object] = [session]
+                    del session
+                    self._pool.let_go(last_reference)
 
     def _watch(self, session: SessionLike, idling: bool) -> NoReturn:
         """Watch INBOX for as long as the session lasts."""
