@@ -30,7 +30,7 @@ MAX_ANSWER_READS = 100_000
 # A TLS record holds no more (RFC 8446, section 5.1), so that nothing of one is left in OpenSSL.
 RECEIVE_BYTES = 16 * 1024
 
-# The share by which a wait may be too long.
+# The share by which a wait may be too short; it is never too long.
 TIMEOUT_SLACK = 0.05
 
 # A peer that closed is ready to be read: Linux says so even while older data is unread.
@@ -286,8 +286,8 @@ class Stream:
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError
-        if not remaining <= (sock.gettimeout() or 0) <= remaining * (1 + TIMEOUT_SLACK):
-            sock.settimeout(remaining * (1 + TIMEOUT_SLACK / 2))
+        if not remaining * (1 - TIMEOUT_SLACK) <= (sock.gettimeout() or 0) <= remaining:
+            sock.settimeout(remaining * (1 - TIMEOUT_SLACK / 2))
 
     def _check_stop(self) -> None:
         if self._is_stopping() and not self._is_logging_out:
