@@ -161,17 +161,16 @@ class IdleWorker(threading.Thread):
         password = pool.run(lambda: self._services.decrypt(mailbox.stored_password))
         self._recovery.begin_login(mailbox.host.lower(), mailbox.port, mailbox.username, password)
         with self._host.connecting(mailbox.id, self._woken.set, pool.wait_in_line, pool.run):
-            session = pool.run(lambda: self._open(password))
-            self._host.session_began(mailbox.id, session.is_alive)
-            self._recovery.logged_in()
-            return session, pool.run(lambda: self._examine_and_idle(session))[1]
+            return pool.run(lambda: self._open(password))
 
-    def _open(self, password: str) -> SessionLike:
-        """On a thread of the pool."""
+    def _open(self, password: str) -> tuple[SessionLike, bool]:
+        """On a thread of the pool; one task, because each takes two hand-overs between threads."""
         self._progress.change_state(State.CONNECTING)
         self._session = session = self._services.connector.session(self.mailbox, self.is_stopping)
         session.open(password)
-        return session
+        self._host.session_began(self.mailbox.id, session.is_alive)
+        self._recovery.logged_in()
+        return session, self._examine_and_idle(session)[1]
 
     def _close(self) -> None:
         """Leave the session; what it had still heard counts."""
@@ -182,9 +181,10 @@ class IdleWorker(threading.Thread):
                 self._hear(session.take_events())
             finally:
                 session.close(wait=not self._stopping)
-                last_reference: list[object] = [session]
-                del session
-                self._pool.let_go(last_reference)
+                if not self._stopping:  # else this thread's memory goes with it
+                    last_reference: list[object] = [session]
+                    del session
+                    self._pool.let_go(last_reference)
 
     def _watch(self, session: SessionLike, idling: bool) -> NoReturn:
         """Watch INBOX for as long as the session lasts."""

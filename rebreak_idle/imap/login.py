@@ -9,8 +9,9 @@ from contextlib import contextmanager, suppress
 from imapclient.exceptions import IMAPClientError
 
 from ..errors import AccessRefused, LoginRefused, ServerUnusable, SessionLost
+from .client import Client
 from .refusals import Blame, classify_bad, classify_code, classify_refusal, is_about_command
-from .transport import Client, Transport
+from .transport import Transport
 
 
 def log_in(client: Client, username: str, password: str, redacted: Callable[[str], str]) -> None:

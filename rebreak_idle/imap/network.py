@@ -55,6 +55,20 @@ class TlsSocket(ssl.SSLSocket):
             raise
 
 
+class NoTimeouts:
+    """Stands for the socket in `idle_check`, which sets time-outs and polls by our `_poll_socket`.
+
+    The stream sets its own. Each setting lets go of the interpreter, which in a burst of mail
+    hundreds of other threads wait for.
+    """
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Ignored."""
+
+    def setblocking(self, flag: bool) -> None:
+        """Ignored."""
+
+
 def over_tls(
     sock: socket.socket, context: ssl.SSLContext, host: str, session: ssl.SSLSession | None
 ) -> ssl.SSLSocket:

@@ -15,6 +15,7 @@ from .. import __version__
 from ..errors import HostUnreachable, IdleUnanswered, NameUnusable, RebreakError, SessionLost
 from ..mailbox import Mailbox
 from .addresses import Resolver
+from .client import Client
 from .credentials import forms, refuse_control_characters
 from .events import IdleEvents
 from .examine import examine
@@ -25,7 +26,7 @@ from .pace import IDLE_BYTES_PER_SECOND, Pace
 from .responses import Kind, Line
 from .stream import Stream
 from .translated import Translated
-from .transport import Client, Transport
+from .transport import Transport
 from .uids import Snapshot
 
 # How long a session that is given up may take for DONE and LOGOUT together.

@@ -26,7 +26,8 @@ from .race import Race
 MAX_LINE_BYTES = 192 * 1024
 # A TLS record holds no more (RFC 8446, section 5.1), so that nothing of one is left in OpenSSL.
 RECEIVE_BYTES = 16 * 1024
-
+# The share by which a wait may be too short; it is never too long.
+TIMEOUT_SLACK = 0.05
 # A peer that closed is ready to be read: Linux says so even while older data is unread.
 CLOSED = getattr(select, "POLLRDHUP", 0)
 READABLE = select.POLLIN | CLOSED
@@ -171,11 +172,8 @@ class Stream:
         """
         if self.close_reason or b"\n" in self._buffer:
             return True
-        sock = self._open_socket()
-        if isinstance(sock, ssl.SSLSocket) and sock.pending():
-            return True
         waiting = select.poll()
-        waiting.register(sock, READABLE)
+        waiting.register(self._open_socket(), READABLE)
         self._check_stop()
         ready = waiting.poll(math.ceil(max(0.0, seconds) * 1000))
         self._check_stop()
@@ -184,7 +182,8 @@ class Stream:
     def receive_available(self) -> None:
         """Receive what is there, some 16 KiB at most: of a flood only a part."""
         sock = self._open_socket()
-        sock.settimeout(0)
+        if sock.gettimeout() != 0:
+            sock.settimeout(0)
         end = len(self._buffer) + RECEIVE_BYTES
         while len(self._buffer) < end and not self.close_reason:
             try:
@@ -278,7 +277,8 @@ class Stream:
             self.limit_exceeded(what)
 
     def _set_timeout(self, sock: socket.socket) -> None:
-        """Bound the socket's next wait by the deadline.
+        """Bound the socket's next wait by the deadline, with some slack: each setting lets go of
+        the interpreter, which other threads wait for.
 
         The stop is looked for after the socket is in place: whoever stops the mailbox shuts down
         the socket after saying so, and one of the two is seen.
@@ -287,7 +287,8 @@ class Stream:
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError
-        sock.settimeout(remaining)
+        if not remaining * (1 - TIMEOUT_SLACK) <= (sock.gettimeout() or 0) <= remaining:
+            sock.settimeout(remaining * (1 - TIMEOUT_SLACK / 2))
 
     def _check_stop(self) -> None:
         if self._is_stopping() and not self._is_logging_out:

@@ -11,7 +11,6 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-import imapclient
 from imapclient.tls import IMAP4_TLS
 
 from . import greeting
@@ -24,9 +23,9 @@ from .responses import TAGGED, Kind, Line, read_line
 from .stream import Stream
 
 QUOTED_BYTES = 2000
-LONGEST_POLL_SECONDS = 86400.0  # where IMAPClient would wait for ever
 
-# Names that imaplib and IMAPClient do not document, and what they are used for; a test holds them.
+# Names that imaplib and IMAPClient do not document, and what they are used for, here and in
+# `imap.client`; a test holds them.
 PRIVATE_NAMES = {
     "IMAP4._simple_command": "send a command and wait for its answer (LOGIN, STARTTLS, ID)",
     "IMAP4._command": "send a command and do not wait (LOGOUT)",
@@ -68,7 +67,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
 
     @property
     def sock(self) -> Any:
-        """The stream's socket: IMAPClient polls it and sets its time-outs."""
+        """The stream's socket."""
         return self.stream.sock
 
     def open(self, host: str = "", port: int = 0, timeout: float | None = None) -> None:
@@ -133,7 +132,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
     @property
     def _last_tag(self) -> bytes:
         """The tag of the last command; in IDLE it is IDLE's."""
-        tag: bytes = self.tagpre + str(self.tagnum - 1).encode()
+        tag: bytes = self.tagpre + b"%d" % (self.tagnum - 1)
         return tag
 
     def send(self, data: bytes) -> None:
@@ -249,52 +248,3 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         if b"BYE" in raw[:16].upper() and (line := read_line(raw.rstrip(b"\r\n"))).kind is Kind.BYE:
             self.events.bye = line.text.decode("utf-8", "replace").strip() or "without a reason"
         return raw
-
-
-class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no types
-    """IMAPClient over a `Transport`.
-
-    `idle`, `idle_check` and `idle_done` are IMAPClient's own, but for lines that it could not read:
-    those never reach it.
-    """
-
-    def __init__(self, host: str, tls: bool, make_transport: Callable[[], Transport]) -> None:
-        self._make_transport = make_transport
-        super().__init__(host, ssl=tls)
-        del self._make_transport
-        self._imap.debug = 0
-
-    @property
-    def transport(self) -> Transport:
-        transport: Transport = self._imap
-        return transport
-
-    def capabilities(self) -> Any:
-        """Those of all responses since the login, where there are any."""
-        answers = self.transport.untagged_responses
-        if told := answers.get("CAPABILITY"):
-            answers["CAPABILITY"] = union(told)
-        return super().capabilities()
-
-    def _create_IMAP4(self) -> Transport:  # noqa: N802  # IMAPClient's name
-        return self._make_transport()
-
-    def _poll_socket(self, sock: object, timeout: float | None = None) -> bool:
-        """Wait for the socket, and receive what came; whether `idle_check` is to read lines."""
-        stream = self.transport.stream
-        stream.restart_deadline()
-        if not stream.poll(LONGEST_POLL_SECONDS if timeout is None else timeout):
-            return False
-        stream.receive_available()
-        return True
-
-    def idle(self) -> None:
-        self.transport.events.idle_over = False
-        self.transport.in_phase(Phase.IDLE_BEGINS, super().idle)
-        self.transport.forget_answers()
-
-    def idle_check(self, timeout: float | None = None) -> Any:
-        return self.transport.in_phase(Phase.IDLING, super().idle_check, timeout)
-
-    def idle_done(self) -> Any:
-        return self.transport.in_phase(Phase.IDLE_ENDS, super().idle_done)
