@@ -40,9 +40,11 @@ from .progress import Progress
 from .scan.client import ScanClient
 from .scan.line import ScanLine
 from .scan.scanner import Scanner
+from .scan.token_client import TokenClient
 from .services import Services
 from .store import ConnectionStore
 from .supervisor import Supervisor
+from .tokens import Tokens
 from .worker import IdleWorker
 
 EX_OK = 0
@@ -182,12 +184,14 @@ def _services(config: Config) -> Services:
     scan_threads = ThreadPoolExecutor(config.scan_concurrency, "scan")
     process.start_threads(scan_threads, config.scan_concurrency)
     connector = Connector(tls_context(), config)
+    client = ScanClient(config)
     return Services(
         config=config,
         connector=connector,
         decrypt=PasswordCipher(config.encryption_key, config.encryption_layout).decrypt,
         connects=ThreadPoolExecutor(CONNECT_THREADS, "connect"),
-        scans=ScanLine(ScanClient(config), scan_threads, time.monotonic),
+        scans=ScanLine(client, scan_threads, time.monotonic),
+        tokens=Tokens(TokenClient(client, config, time.monotonic), config, time.monotonic),
         hosts=Hosts(config, time.monotonic, connector.resolver),
         unexpected_errors=UnexpectedErrors(),
         clock=time.monotonic,

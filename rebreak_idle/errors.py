@@ -46,8 +46,49 @@ class LoginRefused(RebreakError):
         self.is_clear = is_clear
 
 
+class AccessDenied(LoginRefused):
+    """No access token would help, or the backend has none to give: park the mailbox.
+
+    ``who`` must act: "user" or "operator".
+    """
+
+    def __init__(self, text: str, who: str) -> None:
+        super().__init__(text)
+        self.who = who
+
+
+class TokenUnavailable(RebreakError):
+    """The backend gave no access token this time: ask again, with back-off.
+
+    ``retry_after_seconds`` is what it asked for, or None. ``is_for_all`` where all mailboxes fare
+    the same, such as where nobody listens; None where that, or one mailbox's trouble, may be it.
+    ``who`` must act: "nobody" where it may pass by itself, or "operator".
+    """
+
+    def __init__(
+        self,
+        text: str,
+        retry_after_seconds: float | None = None,
+        *,
+        is_for_all: bool | None = False,
+        who: str = "nobody",
+    ) -> None:
+        super().__init__(text)
+        self.retry_after_seconds = retry_after_seconds
+        self.is_for_all = is_for_all
+        self.who = who
+
+
 class SessionLost(RebreakError):
     """The connection broke, or could not be made: reconnect with back-off."""
+
+
+class SessionEnded(SessionLost):
+    """The server itself ended it: by BYE, or by NO or BAD to a command that it took before."""
+
+
+class NotConnected(SessionEnded):
+    """The login worked, and INBOX cannot be opened all the same."""
 
 
 class HostUnreachable(SessionLost):

@@ -44,10 +44,11 @@ MAY_BE_KNOWN_BY: dict[str, set[str]] = {
     "check": {"__main__"},
     "report": {"supervisor"},
     "worker": {"__main__", "supervisor", "report"},
-    "services": {"__main__", "worker", "pooled"},
-    "pooled": {"worker"},
+    "services": {"__main__", "worker", "logins", "pooled"},
+    "logins": {"worker"},
+    "pooled": {"worker", "logins"},
     "inbox": {"worker"},
-    "recovery": {"worker"},
+    "recovery": {"worker", "logins"},
 }
 
 
