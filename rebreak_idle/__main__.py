@@ -45,6 +45,7 @@ from .services import Services
 from .store import ConnectionStore
 from .supervisor import Supervisor
 from .tokens import Tokens
+from .trial_login import TrialLogin, TrialTokens
 from .worker import IdleWorker
 
 EX_OK = 0
@@ -145,12 +146,14 @@ def _outcome(events: queue.SimpleQueue[str | bool | None]) -> bool | None:
 
 def _check(config: Config) -> Check:
     connector = Connector(tls_context(), config)
+    client = ScanClient(config)
+    decrypt = PasswordCipher(config.encryption_key, config.encryption_layout).decrypt
+    tokens = TrialTokens(TokenClient(client, config, time.monotonic), config)
     return Check(
         ConnectionStore(config.database, config.query).read,
-        PasswordCipher(config.encryption_key, config.encryption_layout).decrypt,
-        connector.session,
+        lambda mailbox: TrialLogin(mailbox, connector.session, decrypt, tokens),
         Hosts(config, time.monotonic, connector.resolver),
-        ScanClient(config).reach,
+        client.reach,
     )
 
 

@@ -233,7 +233,7 @@ class Recovery:
         """Park for the given time in a row."""
         self._attempt = 0
         wait = self._wait_while_parked(times)
-        if self._is_to_be_said(ending.text, wait):
+        if self._is_to_be_said(ending.text, wait) or times == 1:
             self._logger.error(
                 "%s (the %s must act) — parked: next try when the row changes, or in %s",
                 sanitize(ending.text),
