@@ -258,6 +258,7 @@ class RecordingBackend:
         self.closing = threading.Event()
         self._lock = threading.Lock()
         self._under_way = _UnderWay()
+        self._tokens_under_way = _UnderWay()
         self._server: _Server | None = None
         self._ended: list[_Server] = []
         self._accepting: threading.Thread | None = None
@@ -315,6 +316,11 @@ class RecordingBackend:
         return self._under_way.most
 
     @property
+    def tokens_at_once_max(self) -> int:
+        """The most requests for access tokens that were under way at once."""
+        return self._tokens_under_way.most
+
+    @property
     def concurrent_max_by_connection(self) -> dict[str | None, int]:
         """The same for each connectionId."""
         with self._lock:
@@ -356,13 +362,14 @@ class RecordingBackend:
     def serve(self, request: Request, handler: _Handler) -> None:
         with self._lock:
             self.requests.append(request)
-            self._under_way.begin(request.connection_id)
+            under_way = self._tokens_under_way if request.is_for_token else self._under_way
+            under_way.begin(request.connection_id)
             behaviour = self._behaviour(request)
         try:
             behaviour(handler)
         finally:
             with self._lock:
-                self._under_way.end(request.connection_id)
+                under_way.end(request.connection_id)
                 request.answered = time.monotonic()
 
     def _behaviour(self, request: Request) -> Behaviour:
