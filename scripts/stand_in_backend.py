@@ -25,6 +25,9 @@ The backend's half of the contract, which the real backend keeps as well:
     them that were deleted.
 *   ``reason`` (``exists``, ``catch-up``, ``poll``) is for the log; all three are scanned alike.
 
+Mailboxes with ``imap_auth`` ``oauth2`` get access tokens, and are scanned with them: see
+``stand_in_tokens.py``.
+
 What has been judged is remembered in memory, as UIDVALIDITY and the highest UID of each mailbox
 (RFC 9051, section 2.3.1.1); after a restart everything is judged once more. Unlike the real
 backend it lets a row lead to any host, loopback included.
@@ -62,6 +65,16 @@ from rebreak_idle.config import Config, environment, load
 from rebreak_idle.errors import ConfigError, DatabaseError, PasswordUnreadable
 from rebreak_idle.mailbox import Mailbox
 from rebreak_idle.store import ConnectionStore
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stand_in_tokens import (
+    LIFE_SECONDS,
+    Token,
+    TokenMaker,
+    TokenRefused,
+    log_in_by_token,
+    read_fresh,
+)
 
 SCAN_PATH = "/api/mail/scan-internal"
 DEFAULT_PORT = 3016
@@ -181,7 +194,7 @@ class Ledger:
 
 @contextmanager
 def logged_in(
-    mailbox: Mailbox, password: str, context: ssl.SSLContext, timeout_seconds: float
+    mailbox: Mailbox, password: str | Token, context: ssl.SSLContext, timeout_seconds: float
 ) -> Iterator[IMAPClient]:
     """A session of the mailbox over verified TLS, closed afterwards."""
     client = IMAPClient(
@@ -203,7 +216,10 @@ def logged_in(
             client.shutdown()
 
 
-def _log_in(client: IMAPClient, username: str, password: str) -> None:
+def _log_in(client: IMAPClient, username: str, password: str | Token) -> None:
+    if isinstance(password, Token):
+        log_in_by_token(client, username, password)
+        return
     # LOGIN carries ASCII only, PLAIN any UTF-8 (RFC 9051, section 6.2.3; RFC 4616, section 2).
     login = client.login if (username + password).isascii() else client.plain_login
     try:
@@ -252,7 +268,8 @@ def _delete(client: IMAPClient, unwanted: dict[int, str]) -> None:
 class Scanner:
     """Scans mailboxes on request. Any number of threads may call."""
 
-    def __init__(self, config: Config, judge: Judge) -> None:
+    def __init__(self, config: Config, judge: Judge, tokens: TokenMaker) -> None:
+        self._tokens = tokens
         self._store = ConnectionStore(config.database, config.query)
         self._cipher = PasswordCipher(config.encryption_key, config.encryption_layout)
         self._timeout_seconds = config.imap_timeout_seconds
@@ -268,7 +285,7 @@ class Scanner:
         Raises:
             Refusal: it could not be done; the mailbox may hold unjudged mail.
         """
-        mailbox = self._mailbox(connection_id, user_id)
+        mailbox = self.mailbox(connection_id, user_id)
         ledger = self._ledger(mailbox)
         with ledger.lock:
             return self._scan(mailbox, ledger)
@@ -279,7 +296,12 @@ class Scanner:
         with self._ledgers_lock:
             return self._ledgers[account]
 
-    def _mailbox(self, connection_id: str, user_id: str) -> Mailbox:
+    def mailbox(self, connection_id: str, user_id: str) -> Mailbox:
+        """The row.
+
+        Raises:
+            Refusal: there is none, or the database is in trouble.
+        """
         try:
             rows = self._store.read()
         except DatabaseError as error:
@@ -293,12 +315,18 @@ class Scanner:
         if mailbox.problem:
             raise Refusal(HTTPStatus.BAD_GATEWAY, f"{mailbox.name}: {mailbox.problem}")
         try:
-            password = self._cipher.decrypt(mailbox.stored_password)
-            with logged_in(mailbox, password, self._context, self._timeout_seconds) as client:
+            with logged_in(
+                mailbox, self._secret(mailbox), self._context, self._timeout_seconds
+            ) as client:
                 return scan_inbox(client, ledger, self._judge)
         except (PasswordUnreadable, IMAPClientError, OSError, ValueError) as error:
             text = f"{mailbox.name}: {error or type(error).__name__}"
             raise Refusal(HTTPStatus.BAD_GATEWAY, text) from error
+
+    def _secret(self, mailbox: Mailbox) -> str | Token:
+        if mailbox.oauth2:
+            return self._tokens.token(mailbox)
+        return self._cipher.decrypt(mailbox.stored_password)
 
 
 # --- answering ------------------------------------------------------------------------------------
@@ -338,8 +366,10 @@ class Backend(ThreadingHTTPServer):
     daemon_threads = False  # the end waits for the scans under way
     request_queue_size = 128
 
-    def __init__(self, port: int, config: Config, judge: Judge) -> None:
-        self.scanner = Scanner(config, judge)
+    def __init__(self, port: int, config: Config, judge: Judge, tokens: TokenMaker) -> None:
+        self.scanner = Scanner(config, judge, tokens)
+        self.tokens = tokens
+        self.token_path = config.access_token_path
         self.secret = config.admin_secret.encode()
         self.secret_header = config.admin_secret_header
         super().__init__(("127.0.0.1", port), Handler)
@@ -363,22 +393,34 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         try:
-            counts = self._scan()
-        except Refusal as refusal:
+            answer = self._do()
+        except (Refusal, TokenRefused) as refusal:
             say(f"{refusal.status.value}: {refusal}")
             self._answer_json(refusal.status, {"error": one_line(str(refusal))})
         else:
-            self._answer_json(HTTPStatus.OK, counts._asdict())
+            self._answer_json(HTTPStatus.OK, answer)
 
-    def _scan(self) -> Counts:
+    def _do(self) -> dict[str, object]:
         # Read before anything is refused: closing on an unread body resets the connection, and
         # the answer may get lost on its way.
         body = self._body()
         given = (self.headers.get(self.server.secret_header) or "").encode("utf-8", "replace")
         if not hmac.compare_digest(given, self.server.secret):
             raise Refusal(HTTPStatus.UNAUTHORIZED, f"no right {self.server.secret_header} header")
+        if self.path == self.server.token_path:
+            return self._token(body)
         if self.path != SCAN_PATH:
             raise Refusal(HTTPStatus.NOT_FOUND, f"there is only {SCAN_PATH}")
+        return self._scan(body)._asdict()
+
+    def _token(self, body: bytes) -> dict[str, object]:
+        connection_id, user_id, fresh = read_fresh(body)
+        mailbox = self.server.scanner.mailbox(connection_id, user_id)
+        answer = self.server.tokens.answer(mailbox, fresh)
+        say(f"access token for {connection_id}{' (fresh)' if fresh else ''}")
+        return answer
+
+    def _scan(self, body: bytes) -> Counts:
         request = parse_request(body)
         counts = self.server.scanner.scan(request.connection_id, request.user_id)
         say(f"scan of {request.connection_id} ({request.reason}): {_shown(counts)}")
@@ -439,7 +481,8 @@ def main() -> int:
         return 78
     try:
         judge = Judge(read_blocklist(arguments.blocklist))
-        server = Backend(arguments.port, config, judge)
+        tokens = TokenMaker(arguments.token_key, arguments.token_seconds)
+        server = Backend(arguments.port, config, judge, tokens)
     except (OSError, ValueError) as error:
         print(f"cannot start: {one_line(str(error))}", file=sys.stderr)
         return 1
@@ -453,6 +496,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--blocklist", type=Path, default=Path(__file__).with_name("blocklist.txt"), metavar="FILE"
     )
+    parser.add_argument(
+        "--token-key", type=Path, metavar="FILE", help="signs access tokens; made if not there"
+    )
+    parser.add_argument("--token-seconds", type=float, default=LIFE_SECONDS, metavar="SECONDS")
     return parser.parse_args()
 
 
