@@ -163,6 +163,7 @@ class Recovery:
                 return State.CONNECTING, 0.0
             case Remedy.IN_LINE:
                 self._attempt -= 1
+                self.troubles.should_log(ending.text)  # the log has it; the report may ask
                 return State.BACKING_OFF, 0.0
             case Remedy.RECONNECT | Remedy.HOST:
                 return State.BACKING_OFF, self._back_off(ending)

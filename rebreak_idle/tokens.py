@@ -17,6 +17,8 @@ from .mailbox import Mailbox
 # While the backend is away whoever is next in line probes, as for scans.
 PROBE_INITIAL_SECONDS = 1.0
 PROBE_MAX_SECONDS = 10.0
+# They take threads of those that connect: of these some must be left.
+MOST_AT_ONCE = 64
 logger = Logger("backend")
 
 
@@ -35,7 +37,9 @@ class TokenGate(Gate):
 
     def __init__(self, config: Config, clock: Callable[[], float]) -> None:
         probes = Backoff(PROBE_INITIAL_SECONDS, PROBE_MAX_SECONDS, random.random)
-        super().__init__(probes, clock, config.scan_concurrency, failures_that_mean_down=1)
+        super().__init__(
+            probes, clock, min(config.scan_concurrency, MOST_AT_ONCE), failures_that_mean_down=1
+        )
         first, longest = config.reconnect_initial_seconds, config.reconnect_max_seconds
         self._operator_probes = Backoff(first, longest, random.random)
         self._refusals = 0
