@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from itertools import zip_longest
 
 from .errors import (
-    AccessDenied,
     DatabaseError,
     HostUnreachable,
     LoginRefused,
@@ -210,10 +209,8 @@ def _whose_move(error: RebreakError) -> str:
             return " (the operator must act if it stays)"
         case SessionLost():
             return ""
-        case AccessDenied(who=who):
-            return f" (the {who} must act)"
-        case LoginRefused():
-            return " (the user must act)"
+        case LoginRefused(who=who):
+            return f" ({who} must act)"
     return " (the operator must act)"
 
 

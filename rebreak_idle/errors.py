@@ -35,26 +35,22 @@ class MailboxUnusable(RebreakError):
 
 
 class LoginRefused(RebreakError):
-    """The server refused the login: park the mailbox, a person must act.
+    """The server refused the login: park the mailbox, ``who`` must act.
 
     ``is_clear``: its words are known to be about the account. Where they are not, and where the
     password has worked before, it is tried again a few times first.
     """
 
-    def __init__(self, text: str, *, is_clear: bool = True) -> None:
+    def __init__(self, text: str, *, is_clear: bool = True, who: str = "the user") -> None:
         super().__init__(text)
-        self.is_clear = is_clear
+        self.is_clear, self.who = is_clear, who
 
 
 class AccessDenied(LoginRefused):
-    """No access token would help, or the backend has none to give: park the mailbox.
-
-    ``who`` must act: "user" or "operator".
-    """
+    """No access token would help, or the backend has none to give: park the mailbox."""
 
     def __init__(self, text: str, who: str) -> None:
-        super().__init__(text)
-        self.who = who
+        super().__init__(text, who=who)
 
 
 class TokenUnavailable(RebreakError):
@@ -62,7 +58,7 @@ class TokenUnavailable(RebreakError):
 
     ``retry_after_seconds`` is what it asked for, or None. ``is_for_all`` where all mailboxes fare
     the same, such as where nobody listens; None where that, or one mailbox's trouble, may be it.
-    ``who`` must act: "nobody" where it may pass by itself, or "operator".
+    ``who`` must act: "nobody" where it may pass by itself, or "the operator".
     """
 
     def __init__(

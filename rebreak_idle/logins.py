@@ -106,8 +106,8 @@ class TokenLogin:
         self._clock = services.clock
         self._logger = logger
         self._token: AccessToken | None = None
-        self._refused: AccessToken | None = None
-        """What the server did not take, until it takes another: it may be said back."""
+        self._previous: AccessToken | None = None
+        """The one before it, until the server has taken this one: it may be said back."""
         self._wants_fresh = False
         """Whether the next one is asked for because the last one was refused."""
         self._is_fresh = False
@@ -119,7 +119,7 @@ class TokenLogin:
         self._examined_at = -math.inf
 
     def hide(self, text: str) -> str:
-        for token in (self._token, self._refused):
+        for token in (self._token, self._previous):
             text = token.hide(text) if token is not None else text
         return text
 
@@ -128,15 +128,18 @@ class TokenLogin:
         AccessDenied: the backend has none, and somebody must act.
         TokenUnavailable: it gave none this time.
         """
+        mailbox = self._mailbox
+        self._recovery.begin_login(mailbox.host.lower(), mailbox.port, mailbox.username)
         if self._token is not None and self._is_kept(self._token):
             return self._token
-        turn = Turn(self._tokens.gate, self._mailbox.id, pool.wake)
+        turn = Turn(self._tokens.gate, mailbox.id, pool.wake)
         try:
             while (seconds := turn.wait_seconds()) > 0:
                 pool.wait_in_line(seconds)
-            self._token = token = pool.run(lambda: self._request(turn.line))
+            token = pool.run(lambda: self._request(turn.line))
         finally:
             turn.end()
+        self._token, self._previous = token, self._token or self._previous
         return token
 
     def check(self) -> None:
@@ -145,7 +148,7 @@ class TokenLogin:
 
     def worked(self) -> None:
         self._recovery.logged_in()
-        self._is_fresh, self._refused, self._ran_out = False, None, False
+        self._is_fresh, self._previous, self._ran_out = False, None, False
 
     def examined(self) -> None:
         self._examined_at = self._clock()
@@ -190,10 +193,10 @@ class TokenLogin:
 
     def _after_refusal(self, why: str) -> Ending:
         """A new token is tried once, at once."""
-        self._refused, self._token = self._token, None
+        self._token, self._previous = None, self._token
         self._wants_fresh, self._is_fresh = not self._is_fresh, False
         if not self._wants_fresh:
-            return Ending(why, Remedy.ACCESS, "user")
+            return Ending(why, Remedy.DENIED, "the user")
         self._logger.warning("%s — trying once with a new one", sanitize(why))
         return Ending(why, Remedy.IN_LINE)
 

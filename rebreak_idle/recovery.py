@@ -50,7 +50,7 @@ class Remedy(Enum):
     """It is no failure: reconnect, and count from the beginning."""
     IN_LINE = auto()
     """Try again, and wait in line for what is missing; this attempt does not count."""
-    ACCESS = auto()
+    DENIED = auto()
     """As CREDENTIALS, of which a new one was just tried, or cannot be had."""
     NOT_CONNECTED = auto()
     """As RECONNECT, but somebody must act when it stays."""
@@ -62,8 +62,8 @@ class Ending:
 
     text: str
     remedy: Remedy
-    who: str = "user"
-    """Who must act, where somebody must."""
+    who: str = "the user"
+    """Who must act after a refusal."""
     wait_seconds: float = 0.0
     """How long it waits at least, where it backs off."""
 
@@ -74,9 +74,9 @@ class Ending:
             case PasswordUnreadable() | MailboxUnusable():
                 return cls(str(error), Remedy.ROW)
             case AccessDenied():
-                return cls(str(error), Remedy.ACCESS, error.who)
+                return cls(str(error), Remedy.DENIED, error.who)
             case NotConnected():
-                return cls(str(error), Remedy.NOT_CONNECTED, "operator")
+                return cls(str(error), Remedy.NOT_CONNECTED, "the operator")
             case TokenUnavailable():
                 wait = error.retry_after_seconds or 0.0
                 return cls(str(error), Remedy.RECONNECT, error.who, wait)
@@ -108,8 +108,7 @@ class Recovery:
         self._logger = logger
         self._good_logins = good_logins
         self._random = random.random
-        self._login: int | None = None
-        """Of access tokens, which change, none is remembered."""
+        self._login = 0
         self._attempt = 0
         self._refusals = 0
         self._times_parked = 0
@@ -136,12 +135,11 @@ class Recovery:
 
     def logged_in(self) -> None:
         """The server took the credentials."""
-        if self._login is not None:
-            self._good_logins.add(self._login)
+        self._good_logins.add(self._login)
         self._refusals = self._times_parked = 0
 
-    def session_began(self) -> None:
-        """INBOX is watched."""
+    def opened_inbox(self) -> None:
+        """The server let us into INBOX."""
         self._not_connected = 0
 
     def next_try(
@@ -174,7 +172,7 @@ class Recovery:
                 return State.PARKED, self._park(ending, times)
             case Remedy.ROW:
                 return State.PARKED, self._park_until_changed(ending.text)
-            case Remedy.ACCESS:
+            case Remedy.DENIED:
                 return State.PARKED, self._park_refused(ending)
         self._refusals += 1
         if self._may_pass(ending):
@@ -236,7 +234,7 @@ class Recovery:
         wait = self._wait_while_parked(times)
         if self._is_to_be_said(ending.text, wait) or times == 1:
             self._logger.error(
-                "%s (the %s must act) — parked: next try when the row changes, or in %s",
+                "%s (%s must act) — parked: next try when the row changes, or in %s",
                 sanitize(ending.text),
                 ending.who,
                 _rounded_text(wait),

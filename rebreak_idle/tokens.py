@@ -59,26 +59,26 @@ class TokenGate(Gate):
         One answer of 503 may be one mailbox's trouble, so the next in line asks at once; what a
         second request meets too is the backend's.
         """
-        is_probe = line is self._probes
         if error.is_for_all is False:
             self.answered()
             return False
-        is_the_backend = error.is_for_all or self.is_down
-        self._breaker.record_failure(mailbox_id, is_probe, self._wait_seconds(error))
-        if not is_the_backend:
+        is_probe, was_down = line is self._probes, self.is_down
+        if is_probe or not was_down:
+            self._breaker.record_failure(mailbox_id, is_probe, self._wait_seconds(error))
+        if not (error.is_for_all or was_down):
             return False
         if self._troubles.should_log(str(error)):
             logger.warning(
                 "no mailbox gets an access token: %s%s — one request at a time tries again, and "
                 "sessions that run go on",
                 sanitize(str(error)),
-                " (the operator must act)" if error.who == "operator" else "",
+                " (the operator must act)" if error.who == "the operator" else "",
             )
         return True
 
     def _wait_seconds(self, error: TokenUnavailable) -> float | None:
         """How long until the next probe; None for the gate's own back-off."""
-        if error.who == "operator":
+        if error.who == "the operator":
             self._refusals += 1
             return self._operator_probes.wait_seconds(self._refusals)
         if error.is_for_all or self.is_down:

@@ -187,9 +187,9 @@ class IdleWorker(threading.Thread):
 
     def _watch(self, session: SessionLike, idling: bool) -> NoReturn:
         """Watch INBOX for as long as the session lasts."""
+        self._recovery.opened_inbox()
         self._logger.info("connected (%s:%d)", self.mailbox.host, self.mailbox.port)
         self._opened_at = self._clock()
-        self._recovery.session_began()
         while True:
             if idling:
                 idling = self._idle_once(session)

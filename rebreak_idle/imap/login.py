@@ -21,25 +21,8 @@ def log_in(client: Client, username: str, password: str, redacted: Callable[[str
         SessionLost: it refused for trouble of its own.
         IMAPClientError, OSError: the connection broke without a word of either.
     """
-    with refusals(client.transport, username, redacted):
+    with refusals(client.transport, username, redacted, lambda: "the login"):
         _send_login(client, username, password)
-
-
-@contextmanager
-def refusals(
-    transport: Transport,
-    username: str,
-    redacted: Callable[[str], str],
-    what: Callable[[], str] = lambda: "the login",
-) -> Iterator[None]:
-    """In its block a login is sent; raises what `log_in` does. ``what`` names what was refused."""
-    try:
-        yield
-    except (IMAPClientError, OSError) as error:
-        if isinstance(error, IMAPClientError):
-            _read_on_after_bye(transport)
-        _raise_refusal(_Said(transport, username, redacted), error, what())
-        raise
 
 
 def _send_login(client: Client, username: str, password: str) -> None:
@@ -112,8 +95,10 @@ class _Said:
         return text, classify(self._username.sub("", text))
 
 
-def _raise_refusal(said: _Said, error: Exception, what: str) -> None:
-    """Turn a refusal into what it means; returns where the connection is simply broken."""
+def _raise_refusal(said: _Said, error: Exception, what: str = "the login") -> None:
+    """Turn a refusal into what it means; returns where the connection is simply broken. ``what``
+    was refused.
+    """
     answered = [said.answer] if said.answer else []
     for text, blame in (*answered, *said.besides):
         if blame is Blame.USER:
@@ -122,3 +107,20 @@ def _raise_refusal(said: _Said, error: Exception, what: str) -> None:
             raise SessionLost(f"provider trouble: the server refuses for now: {text}") from error
     for text, _ in answered:
         raise LoginRefused(f"the server refused {what}: {text}", is_clear=False) from error
+
+
+@contextmanager
+def refusals(
+    transport: Transport,
+    username: str,
+    redacted: Callable[[str], str],
+    what: Callable[[], str],
+) -> Iterator[None]:
+    """In its block a login is sent; raises what `log_in` does. ``what`` names what was refused."""
+    try:
+        yield
+    except (IMAPClientError, OSError) as error:
+        if isinstance(error, IMAPClientError):
+            _read_on_after_bye(transport)
+        _raise_refusal(_Said(transport, username, redacted), error, what())
+        raise

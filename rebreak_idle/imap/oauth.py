@@ -64,7 +64,7 @@ def _mechanism(client: Client) -> str:
     raise AccessDenied(
         "the server takes no access token here, neither by XOAUTH2 nor by OAUTHBEARER: "
         "see imap_host and imap_auth in the row",
-        "operator",
+        "the operator",
     )
 
 

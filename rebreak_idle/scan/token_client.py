@@ -66,15 +66,15 @@ class TokenClient:
         said = f"the backend answered {status} {reason} to the request for an access token"
         told = (json_object(answer.content) or {}).get("error")
         if status == GONE:
-            return AccessDenied(f"{said}: consent is needed anew{_shown(told, hide)}", "user")
+            return AccessDenied(f"{said}: consent is needed anew{_shown(told, hide)}", "the user")
         if status in OPERATOR_MUST_ACT and told:
-            return AccessDenied(f"{said}{_shown(told, hide)}", "operator")
+            return AccessDenied(f"{said}{_shown(told, hide)}", "the operator")
         if status in SECRET_REFUSED:
             text = f"{said} ({WRONG_SECRET})"
-            return TokenUnavailable(text, is_for_all=True, who="operator")
+            return TokenUnavailable(text, is_for_all=True, who="the operator")
         if status in (NOT_FOUND, METHOD_NOT_ALLOWED):
             text = f"{said}: it has no {self._path}, see ACCESS_TOKEN_PATH and BACKEND_URL"
-            return TokenUnavailable(text, is_for_all=True, who="operator")
+            return TokenUnavailable(text, is_for_all=True, who="the operator")
         return TokenUnavailable(
             said + _shown(told or answer.content.decode("utf-8", "replace").strip(), hide),
             retry_after_seconds(answer),

@@ -62,9 +62,9 @@ CONFIG = quick_config(
 
 TOKEN_MOODS: dict[str, Callable[[], Exception] | None] = {
     "well": None,
-    "gone": lambda: AccessDenied("410", "user"),
-    "unknown": lambda: AccessDenied("404", "operator"),
-    "secret": lambda: TokenUnavailable("401", is_for_all=True, who="operator"),
+    "gone": lambda: AccessDenied("410", "the user"),
+    "unknown": lambda: AccessDenied("404", "the operator"),
+    "secret": lambda: TokenUnavailable("401", is_for_all=True, who="the operator"),
     "busy": lambda: TokenUnavailable("429", 20.0),
     "failing": lambda: TokenUnavailable("500"),
     "away": lambda: TokenUnavailable("503", 5.0, is_for_all=None),
