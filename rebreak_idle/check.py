@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 
+from .crowd import Crowd
 from .errors import (
     DatabaseError,
     HostUnreachable,
@@ -30,6 +32,9 @@ from .trial_login import TrialLogin
 MAILBOXES_AT_ONCE = 32
 # How often a mailbox that waits for its host looks whether that is given up.
 LOOK_AGAIN_SECONDS = 0.5
+# A server that has let go of a connection may count it for a moment more.
+TRIES_ALONE = 4
+NOTICES_SECONDS = 0.5
 
 
 class NotTried(HostUnreachable):
@@ -111,6 +116,7 @@ class Check:
         self._hosts = hosts
         self._reach_backend = reach_backend
         self._trials = Trials()
+        self._crowd = Crowd()
         self._total = self._tried = 0
 
     def run(self, show: Callable[[str], None]) -> bool:
@@ -122,7 +128,8 @@ class Check:
         rows = self._rows()
         ready = self._try_all(rows or [], show)
         backend = self._backend_is_well()
-        well = bool(rows) and ready == len(rows or []) and backend
+        all_ready = bool(rows) and ready == len(rows or []) and not self._crowd.found_full()
+        well = all_ready and backend
         report = logger.info if well else logger.error
         report(
             "check %s — database %s, %d of %d mailboxes ready, backend %s",
@@ -198,8 +205,27 @@ class Check:
     def _try_mailbox(self, mailbox: Mailbox, login: TrialLogin) -> str:
         if mailbox.problem:
             raise RebreakError(f"the row cannot be used: {mailbox.problem}")
-        with self._trials.connecting(self._hosts.at(mailbox), mailbox.id):
-            return login.run()
+        endpoint = self._hosts.at(mailbox)
+        try:
+            with self._crowd.beside_others(endpoint, mailbox.id):
+                return self._visit(mailbox, endpoint, login)
+        except HostUnreachable as error:
+            if isinstance(error, NameUnusable) or not error.answered:
+                raise
+            with self._crowd.alone(endpoint, mailbox.id, error):
+                return self._visit_again(mailbox, endpoint, login)
+
+    def _visit_again(self, mailbox: Mailbox, endpoint: Endpoint, login: TrialLogin) -> str:
+        for _ in range(TRIES_ALONE - 1):
+            with suppress(HostUnreachable):
+                return self._visit(mailbox, endpoint, login)
+            time.sleep(NOTICES_SECONDS)
+        return self._visit(mailbox, endpoint, login)
+
+    def _visit(self, mailbox: Mailbox, endpoint: Endpoint, login: TrialLogin) -> str:
+        id_ = mailbox.id
+        with self._trials.connecting(endpoint, id_):
+            return login.run(lambda: self._crowd.trying(id_), lambda: self._crowd.connected(id_))
 
 
 def _whose_move(error: RebreakError) -> str:

@@ -27,6 +27,7 @@ from .values import (
     positive_integer,
     positive_number,
     positive_seconds,
+    refuse_placeholders,
     refuse_quotes,
     shown,
     url_path,
@@ -99,7 +100,7 @@ def _variables(directory: Path) -> tuple[dict[str, str], dict[str, str]]:
 
     SSL_CERT_FILE and SSL_CERT_DIR are put into the process environment, where OpenSSL looks.
     """
-    values, problems = read_dotenv(directory / ".env")
+    values, problems = read_dotenv(directory / ".env", os.environ)
     for name in OPENSSL_VARIABLES:
         if name in values:
             os.environ.setdefault(name, values[name])
@@ -144,7 +145,7 @@ def load(values: Mapping[str, str], problems: Mapping[str, str] | None = None) -
     )
     for name, check in OPENSSL_VARIABLES.items():
         if name in values:
-            read.parsed(name, None, check)
+            read.parsed(name, "", check)
     if read.problems:
         raise ConfigError(list(read.problems.values()))
     return config
@@ -175,6 +176,7 @@ class _Reader:
             if not is_utf8(text):
                 raise ValueError("is not UTF-8: give it in UTF-8")
             refuse_quotes(text)
+            refuse_placeholders(text)
             return parse(text)
         except ValueError as error:
             self.problems.setdefault(name, f"{name} {error}")
@@ -189,6 +191,10 @@ class _Reader:
     def default_backend(self) -> str:
         """What NODE_ENV selects; what was meant to be production must not become staging."""
         node_env = self._values.get("NODE_ENV") or ""
+        try:
+            refuse_placeholders(node_env)
+        except ValueError as error:
+            self.problems.setdefault("NODE_ENV", f"NODE_ENV {error}")
         if node_env == "production":
             return PRODUCTION_BACKEND_URL
         if re.sub(r"\W", "", node_env).lower() == "production":

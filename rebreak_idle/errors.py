@@ -75,6 +75,20 @@ class TokenUnavailable(RebreakError):
         self.who = who
 
 
+class AccessRefused(LoginRefused):
+    """The server took the password and does not open INBOX, for what the account is."""
+
+
+class ServerUnusable(LoginRefused):
+    """The server is not one that the row can be used with: the operator must act.
+
+    It may be one again, with the row as it is: it is tried as seldom as a refused login.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, who="the operator")
+
+
 class SessionLost(RebreakError):
     """The connection broke, or could not be made: reconnect with back-off."""
 

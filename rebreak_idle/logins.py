@@ -8,7 +8,15 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .access_token import AccessToken
-from .errors import AccessDenied, LoginRefused, RebreakError, SessionEnded, TokenUnavailable
+from .errors import (
+    AccessDenied,
+    AccessRefused,
+    LoginRefused,
+    RebreakError,
+    ServerUnusable,
+    SessionEnded,
+    TokenUnavailable,
+)
 from .gate import Turn
 from .limits import Slots
 from .log import Logger, sanitize
@@ -163,13 +171,15 @@ class TokenLogin:
             case TokenRanOut() if not self._ran_out:
                 self._ran_out = True
                 return Ending(str(error), Remedy.IN_LINE)
-            case LoginRefused() if not isinstance(error, AccessDenied):
+            case SessionEnded() | AccessRefused() if self._is_expected(str(error), lasted_seconds):
+                self._logger.info("the access token has run out: reconnecting with a new one")
+                return Ending(str(error), Remedy.AT_ONCE)
+            case AccessDenied() | AccessRefused() | ServerUnusable():
+                return Ending.of(error)
+            case LoginRefused():
                 return self._after_refusal(str(error))
             case TokenUnavailable() if self._is_known:
                 return Ending(str(error), Remedy.IN_LINE)
-            case SessionEnded() if self._is_expected(str(error), lasted_seconds):
-                self._logger.info("the access token has run out: reconnecting with a new one")
-                return Ending(str(error), Remedy.AT_ONCE)
         return Ending.of(error)
 
     def _is_kept(self, token: AccessToken) -> bool:

@@ -11,6 +11,7 @@ from enum import Enum, auto
 from .config import Config
 from .errors import (
     AccessDenied,
+    AccessRefused,
     HostUnreachable,
     LoginRefused,
     MailboxUnusable,
@@ -45,6 +46,8 @@ class Remedy(Enum):
     CREDENTIALS = auto()
     UNCLEAR_REFUSAL = auto()
     """As CREDENTIALS, but nobody knows what the server means."""
+    ACCESS = auto()
+    """As CREDENTIALS, but the login worked: it is INBOX that the account may not open."""
     ROW = auto()
     AT_ONCE = auto()
     """It is no failure: reconnect, and count from the beginning."""
@@ -75,15 +78,17 @@ class Ending:
                 return cls(str(error), Remedy.ROW)
             case AccessDenied():
                 return cls(str(error), Remedy.DENIED, error.who)
+            case AccessRefused():
+                return cls(str(error), Remedy.ACCESS, error.who)
             case NotConnected():
                 return cls(str(error), Remedy.NOT_CONNECTED, "the operator")
             case TokenUnavailable():
                 wait = error.retry_after_seconds or 0.0
                 return cls(str(error), Remedy.RECONNECT, error.who, wait)
             case LoginRefused(is_clear=True):
-                return cls(str(error), Remedy.CREDENTIALS)
+                return cls(str(error), Remedy.CREDENTIALS, error.who)
             case LoginRefused():
-                return cls(str(error), Remedy.UNCLEAR_REFUSAL)
+                return cls(str(error), Remedy.UNCLEAR_REFUSAL, error.who)
             case HostUnreachable():
                 return cls(str(error), Remedy.HOST)
             case _:
@@ -93,7 +98,8 @@ class Ending:
 class Recovery:
     """Counts one mailbox's attempts and refusals. Used by its own thread.
 
-    ``good_logins`` are those that worked in this process's life, shared by all mailboxes.
+    ``good_logins`` are those that worked, and led to an open INBOX, in this process's life; shared
+    by all mailboxes.
     """
 
     def __init__(
@@ -108,7 +114,7 @@ class Recovery:
         self._logger = logger
         self._good_logins = good_logins
         self._random = random.random
-        self._login = 0
+        self._login = self._inbox = 0
         self._attempt = 0
         self._refusals = 0
         self._times_parked = 0
@@ -131,16 +137,16 @@ class Recovery:
 
     def begin_login(self, *login: object) -> None:
         """Where, as whom and with which password; of that only a hash is kept."""
-        self._login = hash(login)
+        self._login, self._inbox = hash(login), hash((login, "INBOX"))
 
     def logged_in(self) -> None:
         """The server took the credentials."""
         self._good_logins.add(self._login)
-        self._refusals = self._times_parked = 0
 
     def opened_inbox(self) -> None:
         """The server let us into INBOX."""
-        self._not_connected = 0
+        self._good_logins.add(self._inbox)
+        self._refusals = self._times_parked = self._not_connected = 0
 
     def next_try(
         self, ending: Ending, lasted_seconds: float, is_held_back: bool = False
@@ -189,17 +195,20 @@ class Recovery:
         return self._reconnect(wait, self._attempt)
 
     def _may_pass(self, ending: Ending) -> bool:
-        worked = self._login in self._good_logins
-        in_doubt = worked or ending.remedy is Remedy.UNCLEAR_REFUSAL
+        in_doubt = self._has_worked(ending) or ending.remedy is Remedy.UNCLEAR_REFUSAL
         tries_left = self._refusals <= len(REFUSED_RETRY_SECONDS) and not self._times_parked
         return in_doubt and tries_left
+
+    def _has_worked(self, ending: Ending) -> bool:
+        what = self._inbox if ending.remedy is Remedy.ACCESS else self._login
+        return what in self._good_logins
 
     def _try_refused_again(self, ending: Ending) -> float:
         """After a minute and after five, but no later than it would be tried if it were parked."""
         wait = min(REFUSED_RETRY_SECONDS[self._refusals - 1], self._config.auth_retry_seconds)
         wait = Backoff(wait, wait, self._random).wait_seconds(self._refusals)
         if self._is_to_be_said(ending.text, wait):
-            worked = self._login in self._good_logins
+            worked = self._has_worked(ending)
             self._logger.warning(
                 "%s — %s: refusal %d of %d in a row, parked at the last",
                 sanitize(ending.text),

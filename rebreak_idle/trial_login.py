@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,9 +13,11 @@ from .access_token import AccessToken
 from .config import Config
 from .errors import (
     AccessDenied,
+    AccessRefused,
     LoginRefused,
     PasswordUnreadable,
     RebreakError,
+    ServerUnusable,
     TokenUnavailable,
 )
 from .imap.session import Session
@@ -79,36 +82,51 @@ class TrialLogin:
             text = token.hide(text)
         return text
 
-    def run(self) -> str:
+    def run(
+        self,
+        trying: Callable[[], AbstractContextManager[None]],
+        connected: Callable[[], None],
+    ) -> str:
         """Log in and look at INBOX; what was found. A token that is refused is asked for anew.
+
+        It connects and logs in within ``trying``, and calls ``connected`` in between.
 
         Raises:
             RebreakError: it did not work.
         """
         try:
-            return self._log_in(fresh=False)
-        except AccessDenied:
+            return self._log_in(False, trying, connected)
+        except (AccessDenied, AccessRefused, ServerUnusable):
             raise
         except LoginRefused:
             if not self._mailbox.oauth2:
                 raise
-        return self._log_in(fresh=True)
+        return self._log_in(True, trying, connected)
 
-    def _log_in(self, fresh: bool) -> str:
+    def _log_in(
+        self,
+        fresh: bool,
+        trying: Callable[[], AbstractContextManager[None]],
+        connected: Callable[[], None],
+    ) -> str:
         session = self._connect(self._mailbox, lambda: False)
         try:
-            session.connect()
-            secret = self._secret(fresh)
-            session.login(secret)
-            count = session.examine().exists
-            way = "IDLE offered" if session.offers_idle else "no IDLE: will be polled"
-            by = f" ({session.mechanism})" if session.mechanism else ""
-            return (
-                f"{_described(secret)}, {self._reached}, login ok{by}, "
-                f"INBOX has {count} message{'' if count == 1 else 's'}, {way}"
-            )
+            with trying():
+                session.connect()
+                connected()
+                return self._inspect(session, self._secret(fresh))
         finally:
             session.close()
+
+    def _inspect(self, session: Session, secret: str | AccessToken) -> str:
+        session.login(secret)
+        count = session.examine().exists
+        way = "IDLE offered" if session.offers_idle else "no IDLE: will be polled"
+        by = f" ({session.mechanism})" if session.mechanism else ""
+        return (
+            f"{_described(secret)}, {self._reached}, login ok{by}, "
+            f"INBOX has {count} message{'' if count == 1 else 's'}, {way}"
+        )
 
     @property
     def _reached(self) -> str:

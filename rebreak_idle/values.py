@@ -29,6 +29,14 @@ def refuse_quotes(text: str) -> None:
         raise ValueError("begins and ends with a quote, which would be part of it: give it without")
 
 
+def refuse_placeholders(text: str) -> None:
+    """dotenv-expand, as Next.js and Prisma use it, docker compose and shells fill in ``${NAME}``;
+    Node's dotenv and docker's --env-file hand on the letters.
+    """
+    if re.search(r"\$\{[A-Za-z_]\w*(:?[-+?=][^}]*)?\}", text):
+        raise ValueError("holds a ${…} that nobody fills in here: give the value itself")
+
+
 def refuse_blanks(text: str) -> None:
     if text != text.strip():
         raise ValueError("begins or ends with a blank or a line break: give it without")

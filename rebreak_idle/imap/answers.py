@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .responses import TAGGED
+from .responses import TAGGED, TAGGED_BYE
 
 _NUMBERED = re.compile(rb"\* +([0-9]+) +([A-Za-z-]+)")
 _STATUS = re.compile(rb"\* +(OK|NO|BAD|BYE|PREAUTH) +(\[ *[A-Za-z-]+)", re.IGNORECASE)
@@ -26,6 +26,8 @@ def in_plain_form(raw: bytes) -> bytes:
 def _plain(line: bytes) -> bytes:
     if tagged := TAGGED.fullmatch(line):
         return b"%s %s %s" % (tagged[1], tagged[2].upper(), tagged[3])
+    if bye := TAGGED_BYE.fullmatch(line):
+        return b"* BYE " + bye[1]
     for form, shape in ((_NUMBERED, b"* %s %s"), (_STATUS, b"* %s %s"), (_KEYWORD, b"* %s")):
         if found := form.match(line):
             return shape % tuple(part.upper() for part in found.groups()) + line[found.end() :]

@@ -27,7 +27,7 @@ from .ended import kind_of_loss
 from .events import IdleEvents
 from .examine import examine
 from .greeting import greeting_of
-from .login import log_in
+from .login import log_in, opening
 from .network import concerns_name, describe, is_open, is_timeout
 from .oauth import log_in_by_token
 from .pace import Pace
@@ -86,6 +86,7 @@ class Session:
 
         Raises:
             HostUnreachable: it did not come about.
+            ServerUnusable: the server is not what the row says.
         """
         try:
             with self._translated(f"connecting to {self._mailbox.host}:{self._mailbox.port}"):
@@ -119,9 +120,15 @@ class Session:
             return bool(self._client.has_capability("IDLE"))
 
     def examine(self) -> Snapshot:
-        """EXAMINE INBOX (read-only, RFC 9051, section 6.3.3)."""
-        with self._translated("examining INBOX"):
-            return examine(self._client.transport, "INBOX")
+        """EXAMINE INBOX (read-only, RFC 9051, section 6.3.3).
+
+        Raises:
+            AccessRefused: the server refuses it for what the account is.
+        """
+        transport = self._client.transport
+        opened = opening(transport, self._mailbox.username, self._redacted)
+        with self._translated("examining INBOX"), opened:
+            return examine(transport, "INBOX")
 
     def start_idle(self) -> bool:
         """IDLE (RFC 2177); False when the server answers NO or BAD to it.

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from ..errors import Interrupted
 from .addresses import Address
-from .network import Resumption, describe, describe_end, is_timeout, over_tls, shake_hands
+from .network import Look, Resumption, describe, describe_end, is_timeout, over_tls, shake_hands
 from .race import Race
 
 # FLAGS of a mailbox with thousands of keywords were seen with 90 KB. With the copies that are made
@@ -86,8 +86,9 @@ class Stream:
             self._resumption.addresses.failed([self._address])
         return self._address is not None
 
-    def secure(self, context: ssl.SSLContext, host: str) -> None:
-        """Go over to TLS; ``host`` is verified against the certificate.
+    def secure(self, context: ssl.SSLContext, host: str, look: Look | None = None) -> None:
+        """Go over to TLS; ``host`` is verified against the certificate. ``look`` is for
+        `shake_hands`.
 
         Raises:
             OSError: among them ssl.SSLError, for instance a certificate that does not verify.
@@ -99,7 +100,7 @@ class Stream:
             session = self._resumption.session
             self.sock = sock = over_tls(self._open_socket(), context, host, session)
             self._set_timeout(sock)
-            shake_hands(sock)
+            shake_hands(sock, look)
         except OSError:
             self._resumption.session = None  # in case it was that
             raise

@@ -14,11 +14,11 @@ from typing import Any
 import imapclient
 from imapclient.tls import IMAP4_TLS
 
+from . import greeting
 from .addresses import Address
 from .answers import in_plain_form, is_unwanted
 from .credentials import quoted
 from .events import MAX_EVENTS, IdleEvents, Phase
-from .greeting import refuse_other_protocols
 from .responses import Kind, Line, read_line
 from .stream import Stream
 
@@ -75,7 +75,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         self.host, self.port = host, port
         self.stream.connect(self._addresses)
         if self._implicit_tls:
-            self.stream.secure(self.ssl_context, host)
+            self.stream.secure(self.ssl_context, host, greeting.refuse_plain_text)
         self.stream.restart_deadline()
 
     def starttls(self, ssl_context: ssl.SSLContext | None = None) -> tuple[str, list[bytes]]:
@@ -187,20 +187,22 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
             pass
 
     def _greeting(self) -> bytes:
-        """The first line; a server that says nothing until it is asked is asked (HTTPS)."""
+        """The first line; a server that says nothing until it is asked is asked (HTTPS, TLS)."""
         try:
             return self._note(self.stream.line())
         except TimeoutError:
-            self.stream.send(b"A1 NOOP\r\n")
-            refuse_other_protocols(self._note(self.stream.line()))
+            hello = greeting.client_hello(self.ssl_context, self.host)
+            self.stream.send(b"A1 NOOP\r\n" if self._implicit_tls else hello)
+            greeting.refuse_tls(begin := self.stream.exactly(greeting.TLS_RECORD_BYTES))
+            greeting.refuse_other_protocols(self._note(begin + self.stream.line()))
             raise
 
     def _answer_line(self) -> bytes:
         """The next line that tells anything."""
         if self.state == "LOGOUT":  # what imaplib calls the time before the greeting
-            greeting = self._greeting()
-            refuse_other_protocols(greeting)
-            return in_plain_form(greeting)
+            first = self._greeting()
+            greeting.refuse_other_protocols(first)
+            return in_plain_form(first)
         while is_unwanted(line := self.stream.line()):
             self.stream.not_kept(len(line))
         return self._note(in_plain_form(line))

@@ -554,6 +554,43 @@ def test_a_dotenv_that_is_no_file(tmp_path: Path) -> None:
         environment(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ADMIN_SECRET", "${ADMIN_SECRET}"),
+        ("ENCRYPTION_KEY", "prefix-0123456789-0123456789-${KEY:-hunter2}"),
+        ("DATABASE_URL", "postgresql://u:${DB_PASSWORD}@h/d"),
+        ("BACKEND_URL", "http://${BACKEND_HOST}:3016"),
+        ("NODE_ENV", "${NODE_ENV}"),
+        ("SSL_CERT_FILE", "${HOME}/ca.pem"),
+        ("LOG_LEVEL", "${LOG_LEVEL:-info}"),
+    ],
+)
+def test_a_placeholder_that_nobody_filled_in(name: str, value: str) -> None:
+    """Other readers of the same file fill it in: it is told, and not taken by the letter."""
+    problem = the_problem(with_required(**{name: value}), name)
+    assert problem == f"{name} holds a ${{…}} that nobody fills in here: give the value itself"
+
+
+@pytest.mark.parametrize("value", ["pa$HOME", "pa$$x", "pa${", "pa${}x", "$(date)", "{x}"])
+def test_a_dollar_is_no_placeholder(value: str) -> None:
+    """Secrets have them."""
+    assert load(with_required(ADMIN_SECRET=value)).admin_secret == value
+
+
+def test_a_placeholder_in_somebody_else_s_variable(tmp_path: Path) -> None:
+    """It is none of our business."""
+    (tmp_path / ".env").write_text("REBREAK_TEST_A=${HOME}/x\n")
+    with real_environment(**REQUIRED):
+        read_settings(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_empty_names_of_certificates_can_be_removed(name: str) -> None:
+    """The problem says so: they have a default."""
+    assert ", or remove it" in the_problem(with_required(**{name: ""}), name)
+
+
 # The program
 
 

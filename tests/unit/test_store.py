@@ -101,10 +101,24 @@ def test_a_plain_url(scheme: str) -> None:
         "max_idle_connection_lifetime=300",
         "supa=base-pooler.x",
         "schema=mail",
+        "ssl=true",
+        "ssl=0",
+        "max=10&min=2&idleTimeoutMillis=30000&connectionTimeoutMillis=2000",
+        "maxUses=7500&maxLifetimeSeconds=60&allowExitOnIdle=true",
+        "keepAlive=true&keepAliveInitialDelayMillis=10000&query_timeout=5000",
+        "statement_timeout=5000&lock_timeout=1000&idle_in_transaction_session_timeout=1",
+        "max_lifetime=1800&idle_timeout=20&prepare=false&fetch_types=false&max_pipeline=1",
+        "pool_max_conns=10&pool_min_conns=1&pool_max_conn_lifetime=1h30m",
+        "pool_max_conn_idle_time=30m&pool_health_check_period=1m&pool_max_conn_lifetime_jitter=0",
+        "default_query_exec_mode=simple_protocol&statement_cache_capacity=0",
+        "pool=5&prepared_statements=false&encoding=unicode",
+        "pool_size=5&max_overflow=10&pool_pre_ping=true&prepared_statement_cache_size=0",
+        "conn_max_age=600",
+        "workaround=supabase-pooler.vercel",
     ],
 )
-def test_prisma_parameters_are_dropped(parameter: str) -> None:
-    """What only Prisma understands is dropped, and everything else stays."""
+def test_foreign_parameters_are_dropped(parameter: str) -> None:
+    """What only other programs understand is dropped, and everything else stays."""
     read = parsed(f"postgresql://u:p@h/d?sslmode=require&{parameter}&connect_timeout=3")
     assert read == {
         "user": "u",
@@ -236,11 +250,31 @@ def test_parameters_that_do_not_go_together() -> None:
         )
 
 
-@pytest.mark.parametrize("value", ["false", "1", "no-verify", ""])
-def test_the_ssl_of_node_postgres(value: str) -> None:
-    """libpq knows ``ssl=true`` alone; for the rest there is sslmode."""
+@pytest.mark.parametrize(
+    ("value", "mode"),
+    [
+        *(("true", "require"), ("True", "require"), ("1", "require"), ("require", "require")),
+        *(("false", "disable"), ("0", "disable"), ("prefer", "prefer")),
+        ("verify-full", "verify-full"),
+    ],
+)
+def test_the_ssl_of_node_postgres(value: str, mode: str) -> None:
+    """It is taken as the sslmode that it means."""
+    assert parsed(f"postgresql://h/d?ssl={value}") == {"host": "h", "dbname": "d", "sslmode": mode}
+
+
+@pytest.mark.parametrize("value", ["maybe", "no-verify", "", "%7B%22ca%22%3A1%7D"])
+def test_an_ssl_that_nobody_knows(value: str) -> None:
+    """Libpq would take it for nothing: it is a problem."""
     with pytest.raises(ValueError, match="give sslmode instead"):
         parse_database_url(f"postgresql://h/d?ssl={value}")
+
+
+@pytest.mark.parametrize("name", ["sslmod", "maxx", "user_name", "Host", "search_path"])
+def test_what_may_be_a_slip_is_not_dropped(name: str) -> None:
+    """A parameter that no program is known to have may be meant for libpq."""
+    with pytest.raises(ValueError, match=f"the unknown parameter '{name}'"):
+        parse_database_url(f"postgresql://h/d?{name}=x")
 
 
 def test_the_environment_of_libpq_counts(monkeypatch: pytest.MonkeyPatch) -> None:
