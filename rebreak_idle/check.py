@@ -16,17 +16,17 @@ from .errors import (
     HostUnreachable,
     LoginRefused,
     NameUnusable,
-    PasswordUnreadable,
+    NotConnected,
     RebreakError,
     ScanFailed,
     SessionLost,
 )
 from .host import Host
 from .hosts import Endpoint, Hosts
-from .imap.session import Session
 from .log import Logger, sanitize
 from .log import database_logger as logger
 from .mailbox import Mailbox
+from .trial_login import TrialLogin
 
 # What one host gets of them is bounded on its own.
 MAILBOXES_AT_ONCE = 32
@@ -107,14 +107,12 @@ class Check:
     def __init__(
         self,
         read_rows: Callable[[], list[Mailbox]],
-        decrypt: Callable[[str], str],
-        connect: Callable[[Mailbox, Callable[[], bool]], Session],
+        log_in: Callable[[Mailbox], TrialLogin],
         hosts: Hosts,
         reach_backend: Callable[[], str],
     ) -> None:
         self._read_rows = read_rows
-        self._decrypt = decrypt
-        self._connect = connect
+        self._log_in = log_in
         self._hosts = hosts
         self._reach_backend = reach_backend
         self._trials = Trials()
@@ -191,71 +189,55 @@ class Check:
         return True
 
     def _mailbox_is_well(self, mailbox: Mailbox) -> bool:
-        report = Logger(mailbox.name)
+        login = self._log_in(mailbox)
+        report = Logger(mailbox.name, login.hide)
         try:
-            found = self._try_mailbox(mailbox)
-        except SessionLost as error:  # its text says whose trouble it is
-            report.error("%s", sanitize(str(error)))
-            return False
+            found = self._try_mailbox(mailbox, login)
         except RebreakError as error:
-            who = error.who if isinstance(error, LoginRefused) else "the operator"
-            report.error("%s (%s must act)", sanitize(str(error)), who)
+            report.error("%s%s", sanitize(str(error)), _whose_move(error))
             return False
         except Exception:  # noqa: BLE001  # one mailbox's trouble hides no other's
             report.exception("unexpected error:")
             return False
-        report.info(
-            "password opens, %s:%d reached over TLS, login ok, %s",
-            mailbox.host,
-            mailbox.port,
-            found,
-        )
+        report.info("%s", found)
         return True
 
-    def _try_mailbox(self, mailbox: Mailbox) -> str:
+    def _try_mailbox(self, mailbox: Mailbox, login: TrialLogin) -> str:
         if mailbox.problem:
             raise RebreakError(f"the row cannot be used: {mailbox.problem}")
         endpoint = self._hosts.at(mailbox)
         try:
             with self._crowd.beside_others(endpoint, mailbox.id):
-                return self._visit(mailbox, endpoint)
+                return self._visit(mailbox, endpoint, login)
         except HostUnreachable as error:
             if isinstance(error, NameUnusable) or not error.answered:
                 raise
             with self._crowd.alone(endpoint, mailbox.id, error):
-                return self._visit_again(mailbox, endpoint)
+                return self._visit_again(mailbox, endpoint, login)
 
-    def _visit_again(self, mailbox: Mailbox, endpoint: Endpoint) -> str:
+    def _visit_again(self, mailbox: Mailbox, endpoint: Endpoint, login: TrialLogin) -> str:
         for _ in range(TRIES_ALONE - 1):
             with suppress(HostUnreachable):
-                return self._visit(mailbox, endpoint)
+                return self._visit(mailbox, endpoint, login)
             time.sleep(NOTICES_SECONDS)
-        return self._visit(mailbox, endpoint)
+        return self._visit(mailbox, endpoint, login)
 
-    def _visit(self, mailbox: Mailbox, endpoint: Endpoint) -> str:
-        with self._trials.connecting(endpoint, mailbox.id):
-            return self._log_in(mailbox)
+    def _visit(self, mailbox: Mailbox, endpoint: Endpoint, login: TrialLogin) -> str:
+        id_ = mailbox.id
+        with self._trials.connecting(endpoint, id_):
+            return login.run(lambda: self._crowd.trying(id_), lambda: self._crowd.connected(id_))
 
-    def _log_in(self, mailbox: Mailbox) -> str:
-        session = self._connect(mailbox, lambda: False)
-        try:
-            with self._crowd.trying(mailbox.id):
-                session.connect()
-                self._crowd.connected(mailbox.id)
-                return self._inspect(mailbox, session)
-        finally:
-            session.close()
 
-    def _inspect(self, mailbox: Mailbox, session: Session) -> str:
-        try:
-            password = self._decrypt(mailbox.stored_password)
-        except PasswordUnreadable as error:
-            where = f"{mailbox.host}:{mailbox.port}"
-            raise RebreakError(f"{error}; {where} reached over TLS, no login tried") from error
-        session.login(password)
-        count = session.examine().exists
-        way = "IDLE offered" if session.offers_idle else "no IDLE: will be polled"
-        return f"INBOX has {count} message{'' if count == 1 else 's'}, {way}"
+def _whose_move(error: RebreakError) -> str:
+    """Who must act, in words; the texts of lost sessions say it themselves, but for one."""
+    match error:
+        case NotConnected():
+            return " (the operator must act if it stays)"
+        case SessionLost():
+            return ""
+        case LoginRefused(who=who):
+            return f" ({who} must act)"
+    return " (the operator must act)"
 
 
 def _in_turns(mailboxes: list[Mailbox]) -> list[Mailbox]:

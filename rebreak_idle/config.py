@@ -30,6 +30,7 @@ from .values import (
     refuse_placeholders,
     refuse_quotes,
     shown,
+    url_path,
 )
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class Config:
     query: str
     encryption_layout: str
     admin_secret_header: str
+    access_token_path: str
     refresh_interval_seconds: float
     idle_renew_seconds: float
     idle_check_seconds: float
@@ -125,6 +127,7 @@ def load(values: Mapping[str, str], problems: Mapping[str, str] | None = None) -
         query=read.text("MAIL_CONNECTIONS_QUERY", DEFAULT_QUERY),
         encryption_layout=read.parsed("ENCRYPTION_LAYOUT", "iv:tag:ciphertext", one_of(LAYOUTS)),
         admin_secret_header=read.parsed("ADMIN_SECRET_HEADER", "x-admin-secret", header_name),
+        access_token_path=read.parsed("ACCESS_TOKEN_PATH", "/api/mail/access-token", url_path),
         refresh_interval_seconds=seconds("REFRESH_INTERVAL_SECONDS", "300"),
         idle_renew_seconds=seconds("IDLE_RENEW_SECONDS", "1500"),
         idle_check_seconds=seconds("IDLE_CHECK_SECONDS", "60"),

@@ -10,12 +10,15 @@ from enum import Enum, auto
 
 from .config import Config
 from .errors import (
+    AccessDenied,
     AccessRefused,
     HostUnreachable,
     LoginRefused,
     MailboxUnusable,
+    NotConnected,
     PasswordUnreadable,
     RebreakError,
+    TokenUnavailable,
 )
 from .limits import JITTER, WORKED_SECONDS, Backoff, interval_text, seconds_text
 from .log import Logger, RepeatFilter, sanitize
@@ -25,6 +28,9 @@ from .status import State
 # providers refuse good passwords for minutes.
 REFUSED_RETRY_SECONDS = (60.0, 300.0)
 AUTH_RETRY_MAX_SECONDS = 6 * 3600.0
+# A login that works, and an INBOX that cannot be opened: trouble that passes, unless it stays. With
+# the usual waits this is two and a half minutes.
+NOT_CONNECTED_TRIES = 6
 # Before a wait that long the reason is said each time: it is what somebody finds in the log.
 LONG_WAIT_SECONDS = 60.0
 # Long enough to stand for ever, short enough for any clock.
@@ -43,6 +49,14 @@ class Remedy(Enum):
     ACCESS = auto()
     """As CREDENTIALS, but the login worked: it is INBOX that the account may not open."""
     ROW = auto()
+    AT_ONCE = auto()
+    """It is no failure: reconnect, and count from the beginning."""
+    IN_LINE = auto()
+    """Try again, and wait in line for what is missing; this attempt does not count."""
+    DENIED = auto()
+    """As CREDENTIALS, of which a new one was just tried, or cannot be had."""
+    NOT_CONNECTED = auto()
+    """As RECONNECT, but somebody must act when it stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +67,8 @@ class Ending:
     remedy: Remedy
     who: str = "the user"
     """Who must act after a refusal."""
+    wait_seconds: float = 0.0
+    """How long it waits at least, where it backs off."""
 
     @classmethod
     def of(cls, error: RebreakError) -> Ending:
@@ -60,8 +76,15 @@ class Ending:
         match error:
             case PasswordUnreadable() | MailboxUnusable():
                 return cls(str(error), Remedy.ROW)
+            case AccessDenied():
+                return cls(str(error), Remedy.DENIED, error.who)
             case AccessRefused():
                 return cls(str(error), Remedy.ACCESS, error.who)
+            case NotConnected():
+                return cls(str(error), Remedy.NOT_CONNECTED, "the operator")
+            case TokenUnavailable():
+                wait = error.retry_after_seconds or 0.0
+                return cls(str(error), Remedy.RECONNECT, error.who, wait)
             case LoginRefused(is_clear=True):
                 return cls(str(error), Remedy.CREDENTIALS, error.who)
             case LoginRefused():
@@ -95,12 +118,13 @@ class Recovery:
         self._attempt = 0
         self._refusals = 0
         self._times_parked = 0
+        self._not_connected = 0
 
     def begin_attempt(self) -> None:
         """A connection is attempted now."""
         self._attempt += 1
 
-    def wait_for_host(self, ending: Ending) -> None:
+    def _wait_for_host(self, ending: Ending) -> None:
         """The next attempt waits for the host, so this one does not count; that it fails is known
         from the host's own line.
         """
@@ -122,29 +146,52 @@ class Recovery:
     def opened_inbox(self) -> None:
         """The server let us into INBOX."""
         self._good_logins.add(self._inbox)
-        self._refusals = self._times_parked = 0
+        self._refusals = self._times_parked = self._not_connected = 0
 
-    def next_try(self, ending: Ending, lasted_seconds: float) -> tuple[State, float]:
-        """What follows a session that ended after so many seconds: the state, and the wait."""
+    def next_try(
+        self, ending: Ending, lasted_seconds: float, is_held_back: bool = False
+    ) -> tuple[State, float]:
+        """What follows a session that ended after so many seconds: the state, and the wait; where
+        the host holds it back, the next attempt waits there.
+        """
+        if is_held_back and ending.remedy in (Remedy.RECONNECT, Remedy.HOST):
+            self._wait_for_host(ending)
+            return State.BACKING_OFF, 0.0
         if lasted_seconds >= WORKED_SECONDS:
             self._attempt = 1
             self.troubles.forget()
+        self._not_connected += ending.remedy is Remedy.NOT_CONNECTED
         match ending.remedy:
+            case Remedy.AT_ONCE:
+                self._attempt = 0
+                return State.CONNECTING, 0.0
+            case Remedy.IN_LINE:
+                self._attempt -= 1
+                self.troubles.should_log(ending.text)  # the log has it; the report may ask
+                return State.BACKING_OFF, 0.0
             case Remedy.RECONNECT | Remedy.HOST:
-                return State.BACKING_OFF, self._back_off(ending.text)
+                return State.BACKING_OFF, self._back_off(ending)
+            case Remedy.NOT_CONNECTED if self._not_connected < NOT_CONNECTED_TRIES:
+                return State.BACKING_OFF, self._back_off(ending)
+            case Remedy.NOT_CONNECTED:
+                times = self._not_connected - NOT_CONNECTED_TRIES + 1
+                return State.PARKED, self._park(ending, times)
             case Remedy.ROW:
                 return State.PARKED, self._park_until_changed(ending.text)
+            case Remedy.DENIED:
+                return State.PARKED, self._park_refused(ending)
         self._refusals += 1
         if self._may_pass(ending):
             return State.BACKING_OFF, self._try_refused_again(ending)
         return State.PARKED, self._park_refused(ending)
 
-    def _back_off(self, why: str) -> float:
+    def _back_off(self, ending: Ending) -> float:
         config = self._config
         first, longest = config.reconnect_initial_seconds, config.reconnect_max_seconds
         wait = Backoff(first, longest, self._random).wait_seconds(self._attempt)
-        if self._is_to_be_said(why, wait):
-            self._logger.warning("%s", sanitize(why))
+        wait = max(wait, ending.wait_seconds)
+        if self._is_to_be_said(ending.text, wait):
+            self._logger.warning("%s", sanitize(ending.text))
         return self._reconnect(wait, self._attempt)
 
     def _may_pass(self, ending: Ending) -> bool:
@@ -187,10 +234,14 @@ class Recovery:
         return UNTIL_STOPPED_SECONDS
 
     def _park_refused(self, ending: Ending) -> float:
-        self._attempt = 0
         self._times_parked += 1
-        wait = self._wait_while_parked()
-        if self._is_to_be_said(ending.text, wait):
+        return self._park(ending, self._times_parked)
+
+    def _park(self, ending: Ending, times: int) -> float:
+        """Park for the given time in a row."""
+        self._attempt = 0
+        wait = self._wait_while_parked(times)
+        if self._is_to_be_said(ending.text, wait) or times == 1:
             self._logger.error(
                 "%s (%s must act) — parked: next try when the row changes, or in %s",
                 sanitize(ending.text),
@@ -199,13 +250,13 @@ class Recovery:
             )
         return wait
 
-    def _wait_while_parked(self) -> float:
+    def _wait_while_parked(self, times: int) -> float:
         """Jitter makes it longer, not shorter: a login tried too often locks the account."""
         first = self._config.auth_retry_seconds
         longest = max(first, AUTH_RETRY_MAX_SECONDS)
-        if self._times_parked == 1:
+        if times == 1:
             return first
-        wait = min(first * 2.0 ** min(self._times_parked - 1, 64), longest / (1 + JITTER))
+        wait = min(first * 2.0 ** min(times - 1, 64), longest / (1 + JITTER))
         return wait * (1 + JITTER * self._random())
 
     def _is_to_be_said(self, why: str, wait: float) -> bool:

@@ -95,6 +95,15 @@ def http_url(text: str) -> str:
     return url
 
 
+def url_path(text: str) -> str:
+    # RFC 3986, section 3.3: visible ASCII; a query or fragment is not the path's.
+    if not re.fullmatch(r"/[!-~]*", text) or "?" in text or "#" in text:
+        raise ValueError(
+            f"is {shown(text)}: give a path that begins with /, such as /api/mail/access-token"
+        )
+    return text
+
+
 def header_name(text: str) -> str:
     # RFC 9110, section 5.6.2: a field name is a token.
     if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NoReturn
 
+from .access_token import AccessToken
 from .errors import Interrupted, MailboxUnusable, RebreakError
 from .imap.responses import Line
 from .imap.uids import Finding
 from .inbox import Inbox
 from .limits import interval_text
 from .log import Logger
+from .logins import login_of
 from .mailbox import Mailbox
 from .pooled import COMMANDS_IN_A_ROW, PooledTask
 from .recovery import Ending, Recovery, Remedy
@@ -42,7 +44,7 @@ class IdleWorker(threading.Thread):
         self._services = services
         self._clock = services.clock
         self._ended = ended
-        self._logger = Logger(mailbox.name)
+        self._logger = Logger(mailbox.name, lambda text: self._login.hide(text))
         self._progress = Progress(self._logger, services.clock)
         self._woken = services.make_event()
         self._stopping = False
@@ -55,6 +57,7 @@ class IdleWorker(threading.Thread):
         self._recovery = Recovery(
             services.config, self._logger, services.clock, services.good_logins
         )
+        self._login = login_of(mailbox, services, self._logger, self._recovery)
         self._inbox = Inbox(services.config, self._logger, services.clock)
         self._opened_at = math.inf
         self._pool = PooledTask(services, self._progress, self._woken.set, self._wait)
@@ -93,6 +96,7 @@ class IdleWorker(threading.Thread):
         trouble = scanner.troubles.last
         if self._opened_at == math.inf:  # there is no session
             trouble = self._recovery.troubles.last or trouble
+        trouble = self._login.hide(trouble)
         status = self._progress.status(scanner.owed, scanner.next_try_at, trouble)
         if status.state is State.SCANNING and not scanner.in_line:
             return replace(status, state=State.IDLING)  # as it will be in a moment
@@ -131,7 +135,7 @@ class IdleWorker(threading.Thread):
         except Interrupted:
             raise
         except RebreakError as error:
-            return Ending.of(error)
+            return self._login.ending(error, self._clock() - self._opened_at)
         except Exception as error:  # noqa: BLE001  # one mailbox's trouble touches no other
             self._services.unexpected_errors.log(self._logger, error)
             return Ending("the session is given up", Remedy.RECONNECT)
@@ -140,12 +144,8 @@ class IdleWorker(threading.Thread):
 
     def _recover(self, ending: Ending) -> None:
         lasted_seconds, self._opened_at = self._clock() - self._opened_at, math.inf
-        reconnects = ending.remedy in (Remedy.RECONNECT, Remedy.HOST)
-        if reconnects and self._host.holds_back(self.mailbox.id, ending.remedy is Remedy.HOST):
-            self._recovery.wait_for_host(ending)
-            self._progress.change_state(State.BACKING_OFF)
-            return
-        state, wait = self._recovery.next_try(ending, lasted_seconds)
+        is_held_back = self._host.holds_back(self.mailbox.id, ending.remedy is Remedy.HOST)
+        state, wait = self._recovery.next_try(ending, lasted_seconds, is_held_back)
         if state is State.PARKED:
             self._host.give_up_place(self.mailbox.id)
         self._progress.change_state(state)
@@ -154,22 +154,21 @@ class IdleWorker(threading.Thread):
 
     def _connect(self) -> tuple[SessionLike, bool]:
         """An open session, logged in, and whether it is in IDLE; kind to its host."""
-        mailbox = self.mailbox
+        mailbox, pool = self.mailbox, self._pool
         if mailbox.problem:
             raise MailboxUnusable(f"the row cannot be used: {mailbox.problem}")
-        pool = self._pool
-        password = pool.run(lambda: self._services.decrypt(mailbox.stored_password))
-        self._recovery.begin_login(mailbox.host.lower(), mailbox.port, mailbox.username, password)
+        secret = self._login.obtain(pool)
         with self._host.connecting(mailbox.id, self._woken.set, pool.wait_in_line, pool.run):
-            return pool.run(lambda: self._open(password))
+            self._login.check()
+            return pool.run(lambda: self._open(secret))
 
-    def _open(self, password: str) -> tuple[SessionLike, bool]:
+    def _open(self, secret: str | AccessToken) -> tuple[SessionLike, bool]:
         """On a thread of the pool; one task, because each takes two hand-overs between threads."""
         self._progress.change_state(State.CONNECTING)
         self._session = session = self._services.connector.session(self.mailbox, self.is_stopping)
-        session.open(password)
+        session.open(secret)
         self._host.session_began(self.mailbox.id, session.is_alive)
-        self._recovery.logged_in()
+        self._login.worked()
         return session, self._examine_and_idle(session)[1]
 
     def _close(self) -> None:
@@ -214,7 +213,7 @@ class IdleWorker(threading.Thread):
         Returns whether the next IDLE has begun.
         """
         self._progress.change_state(State.IDLING)
-        interval = self._inbox.renew_seconds
+        interval = self._login.idle_seconds(self._inbox.renew_seconds)
         began_at = self._clock()
         self._listen(session, began_at + interval)
         if renewed := session.idling:
@@ -250,6 +249,7 @@ class IdleWorker(threading.Thread):
 
     def _take_snapshot(self, session: SessionLike, reason: str) -> Finding:
         finding = self._inbox.examined(session.examine())
+        self._login.examined()
         if finding is not Finding.NOTHING:
             self.scanner.owe(reason)
         return finding

@@ -135,13 +135,32 @@ class _Said:
         return text, classify(self._username.sub("", text))
 
 
-def _raise_refusal(said: _Said, error: Exception) -> None:
-    """Turn a refusal into what it means; returns where the connection is simply broken."""
+def _raise_refusal(said: _Said, error: Exception, what: str = "the login") -> None:
+    """Turn a refusal into what it means; returns where the connection is simply broken. ``what``
+    was refused.
+    """
     answered = [said.answer] if said.answer else []
     for text, blame in (*answered, *said.besides):
         if blame is Blame.USER:
-            raise LoginRefused(f"the server refused the login: {text}") from error
+            raise LoginRefused(f"the server refused {what}: {text}") from error
         if blame is Blame.PROVIDER and answered:
             raise SessionLost(f"provider trouble: the server refuses for now: {text}") from error
     for text, _ in answered:
-        raise LoginRefused(f"the server refused the login: {text}", is_clear=False) from error
+        raise LoginRefused(f"the server refused {what}: {text}", is_clear=False) from error
+
+
+@contextmanager
+def refusals(
+    transport: Transport,
+    username: str,
+    redacted: Callable[[str], str],
+    what: Callable[[], str],
+) -> Iterator[None]:
+    """In its block a login is sent; raises what `log_in` does. ``what`` names what was refused."""
+    try:
+        yield
+    except (IMAPClientError, OSError) as error:
+        if isinstance(error, IMAPClientError):
+            _read_on_after_bye(transport)
+        _raise_refusal(_Said(transport, username, redacted), error, what())
+        raise

@@ -12,16 +12,19 @@ from contextlib import suppress
 from imapclient.exceptions import CapabilityError, IMAPClientError
 
 from .. import __version__
+from ..access_token import AccessToken
 from ..errors import HostUnreachable, IdleUnanswered, NameUnusable, RebreakError, SessionLost
 from ..mailbox import Mailbox
 from .addresses import Resolver
 from .client import Client
 from .credentials import forms, refuse_control_characters
+from .ended import kind_of_loss
 from .events import IdleEvents
 from .examine import examine
 from .greeting import greeting_of
 from .login import log_in, opening
 from .network import concerns_name, describe, is_open, is_timeout
+from .oauth import log_in_by_token
 from .pace import IDLE_BYTES_PER_SECOND, Pace
 from .responses import Kind, Line
 from .stream import Stream
@@ -53,22 +56,23 @@ class Session:
         self._idling = False
         self._logged_in = False
         self._secrets: tuple[str, ...] = ()
+        self._token: AccessToken | None = None
+        self.mechanism = ""
+        """How an access token was taken, if one was."""
         self._pace = Pace(IDLE_BYTES_PER_SECOND)
         self.rest_seconds = 0.0
         """How long to leave a server alone that says much, before the next `wait`."""
 
-    def open(self, password: str) -> None:
-        """Connect, secure the connection and log in.
+    def open(self, secret: str | AccessToken) -> None:
+        """Connect, secure the connection and log in; the secret is the password or a token.
 
         Raises:
             LoginRefused: the server refused the login.
             MailboxUnusable: user name or password cannot be sent at all.
         """
-        username = self._mailbox.username
-        refuse_control_characters(username, password)
-        self._secrets = forms(username, password)  # a greeting may say them back already
+        self._redact(secret)  # a greeting may say it back already
         self.connect()
-        self.login(password)
+        self.login(secret)
 
     def connect(self) -> None:
         """Connect and secure the connection.
@@ -89,13 +93,15 @@ class Session:
             answered |= isinstance(error.__cause__, ConnectionError)
             raise unreachable(str(error), answered) from error
 
-    def login(self, password: str) -> None:
+    def login(self, secret: str | AccessToken) -> None:
         """Log in; raises what `open` does."""
-        username = self._mailbox.username
-        refuse_control_characters(username, password)
-        self._secrets = forms(username, password)
+        mailbox = self._mailbox
+        self._redact(secret)
         with self._translated("logging in"):
-            log_in(self._client, username, password, self._redacted)
+            if isinstance(secret, AccessToken):
+                self.mechanism = log_in_by_token(self._client, mailbox, secret, self._redacted)
+            else:
+                log_in(self._client, mailbox.username, secret, self._redacted)
             self._send_id()
             self._stream.keep_tls_session()
         self._logged_in = True
@@ -152,7 +158,7 @@ class Session:
         if events.lines:
             return self.take_events()
         if events.bye or stream.close_reason:
-            raise SessionLost(self._why_ended())
+            raise kind_of_loss(events)(self._why_ended())
         return []
 
     @property
@@ -244,8 +250,17 @@ class Session:
         if self._client.has_capability("ID"):
             self._client.transport.send_id(f'("name" "rebreak_idle" "version" "{__version__}")')
 
+    def _redact(self, secret: str | AccessToken) -> None:
+        if isinstance(secret, AccessToken):
+            self._token = secret
+        else:
+            refuse_control_characters(self._mailbox.username, secret)
+            self._secrets = forms(self._mailbox.username, secret)
+
     def _redacted(self, text: str) -> str:
-        """A hostile server may say the password back to us; the log does not."""
+        """A hostile server may say the secret back to us; the log does not."""
+        if self._token is not None:
+            return self._token.hide(text)
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
@@ -261,7 +276,8 @@ class Session:
         text = f"{self._why(error)} ({doing})"
         if isinstance(error, OSError):
             self._stream.close_reason = self._stream.close_reason or text  # nobody to log out from
-        return SessionLost(text)
+        is_closed = bool(self._stream.close_reason)
+        return kind_of_loss(self._events, None if is_closed else error)(text)
 
     def _why(self, error: Exception) -> str:
         if ended := self._why_ended():

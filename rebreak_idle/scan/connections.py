@@ -23,6 +23,7 @@ class Exchange:
     """One request, and the connection that it goes over."""
 
     def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self.ends_at = time.monotonic() + seconds
         self.connection: HTTPConnection | None = None
         self.is_reused = self.is_sent = self.is_answered = self.is_aborted = False

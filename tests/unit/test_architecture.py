@@ -51,10 +51,11 @@ MAY_BE_KNOWN_BY: dict[str, set[str]] = {
     "check": {"__main__"},
     "report": {"supervisor"},
     "worker": {"__main__", "supervisor", "report"},
-    "services": {"__main__", "worker", "pooled"},
-    "pooled": {"worker"},
+    "services": {"__main__", "worker", "logins", "pooled"},
+    "logins": {"worker"},
+    "pooled": {"worker", "logins"},
     "inbox": {"worker"},
-    "recovery": {"worker"},
+    "recovery": {"worker", "logins"},
 }
 
 
@@ -161,7 +162,7 @@ def test_a_script_is_started_and_never_imported() -> None:
 
 OVERRIDDEN = ["open", "read", "readline", "send", "shutdown", "starttls", "capability", "login"]
 DOCUMENTED = ["untagged_responses", "capabilities", "state", "error", "debug", "welcome", "literal"]
-CLIENT_METHODS = ["idle", "idle_check", "idle_done", "has_capability", "plain_login"]
+CLIENT_METHODS = ["idle", "idle_check", "idle_done", "has_capability", "plain_login", "sasl_login"]
 
 
 class MemoryIMAP4(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
@@ -313,6 +314,22 @@ def test_the_tag_of_a_command_under_way_is_known() -> None:
     client.idle()
     tag = client._imap.sent[-1].split()[0]
     assert tag in client._imap.tagged_commands, why("imaplib.IMAP4", "tagged_commands")
+
+
+def test_sasl_login_asks_for_each_answer() -> None:
+    """Each challenge is handed over decoded, and an empty answer is an empty line."""
+    client = MemoryClient()
+    imap = client._imap
+    imap.lines.clear()
+    tag = f"{imap.tagpre.decode()}{imap.tagnum}".encode()
+    imap.lines.extend([b"+ \r\n", b"+ e30=\r\n", tag + b" NO refused\r\n"])
+    asked: list[bytes] = []
+    imap.send = imap.sent.append
+    answers = iter(["token", ""])
+    with pytest.raises(imapclient.exceptions.LoginError):
+        client.sasl_login("XOAUTH2", lambda challenge: asked.append(challenge) or next(answers))
+    assert asked == [b"", b"{}"]
+    assert b"".join(imap.sent[-4:]) == b"dG9rZW4=\r\n\r\n"
 
 
 def test_log_is_where_imaplib_keeps_passwords() -> None:

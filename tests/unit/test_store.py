@@ -24,7 +24,7 @@ from rebreak_idle.errors import DatabaseError
 from rebreak_idle.mailbox import Mailbox
 from rebreak_idle.store import DEFAULT_QUERY, ConnectionStore
 from tests.support.rig import ENCRYPTION_KEY, stored
-from tests.support.servers import Database, PgBouncer, Postgres, free_port
+from tests.support.servers import SCHEMA, Database, PgBouncer, Postgres, free_port
 from tests.support.waiting import wait_for
 
 PRISMA_TABLE = """
@@ -46,7 +46,7 @@ PRISMA_QUERY = 'SELECT * FROM "MailConnection" WHERE "isActive"'
 LOOSE_TABLE = """
 CREATE TABLE loose (
     id text, user_id text, email text, imap_host text, imap_port text, password_encrypted text,
-    imap_username text, imap_security text
+    imap_username text, imap_security text, imap_auth text
 )
 """
 LOOSE_QUERY = "SELECT * FROM loose ORDER BY email"
@@ -657,6 +657,56 @@ def test_plain_text_is_no_security(
     assert "tls or starttls" in mailbox.problem
     assert mailbox.problem.isprintable()
     assert len(mailbox.problem) < 200
+
+
+@pytest.mark.parametrize("auth", ["oauth2", " OAuth2 "])
+@pytest.mark.parametrize("password", [None, "", "sealed refresh token"])
+def test_oauth2_needs_no_password(
+    database: Database, loose: Callable[..., None], auth: str, password: str | None
+) -> None:
+    """The row is whole without one; one that is there is not kept, and yet its change is seen."""
+    loose(imap_auth=auth, password_encrypted=password)
+    (mailbox,) = read(database.url, LOOSE_QUERY)
+    assert (mailbox.oauth2, mailbox.problem) == (True, "")
+    assert "refresh" not in mailbox.stored_password
+    database.execute("UPDATE loose SET password_encrypted = 'another'")
+    assert read(database.url, LOOSE_QUERY) != [mailbox]
+
+
+@pytest.mark.parametrize("auth", [None, "", "password", "PASSWORD "])
+def test_a_password_is_the_default(
+    database: Database, loose: Callable[..., None], auth: str | None
+) -> None:
+    """Without the column's oauth2 the row needs its password."""
+    loose(id="1", imap_auth=auth)
+    loose(id="2", imap_auth=auth, password_encrypted=None)
+    well, broken = read(database.url, LOOSE_QUERY)
+    assert (well.oauth2, well.stored_password, well.problem) == (False, "p", "")
+    assert broken.problem == "password_encrypted is NULL or empty"
+
+
+@pytest.mark.parametrize("auth", ["oauth", "xoauth2", "x" * 5000, "oauth2\x1b"])
+def test_a_way_to_log_in_that_is_none(
+    database: Database, loose: Callable[..., None], auth: str
+) -> None:
+    """Anything but password and oauth2 is a problem, in one line."""
+    loose(imap_auth=auth)
+    (mailbox,) = read(database.url, LOOSE_QUERY)
+    assert "password or oauth2" in mailbox.problem
+    assert mailbox.problem.isprintable()
+    assert len(mailbox.problem) < 200
+
+
+def test_the_schema_brings_an_old_table_up_to_date(database: Database) -> None:
+    """The table of a time without OAuth2 gets the column, and lets a password be NULL."""
+    database.execute("ALTER TABLE mail_connections DROP COLUMN imap_auth")
+    database.execute("UPDATE mail_connections SET password_encrypted = ''")
+    database.execute("ALTER TABLE mail_connections ALTER password_encrypted SET NOT NULL")
+    for _ in range(2):
+        database.execute(SCHEMA.read_text())
+    database.add("a@example.org", imap_auth="oauth2", password_encrypted=None)
+    (mailbox,) = read(database.url, "SELECT * FROM mail_connections")
+    assert (mailbox.oauth2, mailbox.problem) == (True, "")
 
 
 @pytest.mark.parametrize(
