@@ -81,6 +81,11 @@ def echoed(connection: Connection, token: str) -> bytes:
     return b" ".join([said, alone, token.encode(), pieces, token.encode()[:20]])
 
 
+def say_and_end(connection: Connection, said: bytes) -> None:
+    connection.send(said)
+    connection.fin()
+
+
 def last(mint: TokenMint) -> str:
     return mint.made[-1]
 
@@ -105,7 +110,7 @@ SPOKEN: dict[str, tuple[str, Callable[[Connection, bytes], object]]] = {
     "bye-in-idle": ("idle", lambda c, said: c.send(b"+ go\r\n* BYE " + said + b"\r\n")),
     "unreadable-in-idle": (
         "idle",
-        lambda c, said: (c.send(b"+ go\r\n" + said + b"\r\n"), c.fin()),
+        lambda c, said: say_and_end(c, b"+ go\r\n" + said + b"\r\n"),
     ),
 }
 
