@@ -26,7 +26,7 @@ from .hosts import Endpoint, Hosts
 from .log import Logger, sanitize
 from .log import database_logger as logger
 from .mailbox import Mailbox
-from .trial_login import TrialLogin
+from .trial_login import Found, TrialLogin
 
 # What one host gets of them is bounded on its own.
 MAILBOXES_AT_ONCE = 32
@@ -194,15 +194,22 @@ class Check:
         try:
             found = self._try_mailbox(mailbox, login)
         except RebreakError as error:
-            report.error("%s%s", sanitize(str(error)), _whose_move(error))
+            _report_error(report, error)
             return False
         except Exception:  # noqa: BLE001  # one mailbox's trouble hides no other's
             report.exception("unexpected error:")
             return False
-        report.info("%s", found)
+        report.info(
+            "%s, %s:%d reached over TLS, login ok%s, %s",
+            found.secret,
+            mailbox.host,
+            mailbox.port,
+            found.by,
+            found.inbox,
+        )
         return True
 
-    def _try_mailbox(self, mailbox: Mailbox, login: TrialLogin) -> str:
+    def _try_mailbox(self, mailbox: Mailbox, login: TrialLogin) -> Found:
         if mailbox.problem:
             raise RebreakError(f"the row cannot be used: {mailbox.problem}")
         endpoint = self._hosts.at(mailbox)
@@ -215,29 +222,31 @@ class Check:
             with self._crowd.alone(endpoint, mailbox.id, error):
                 return self._visit_again(mailbox, endpoint, login)
 
-    def _visit_again(self, mailbox: Mailbox, endpoint: Endpoint, login: TrialLogin) -> str:
+    def _visit_again(self, mailbox: Mailbox, endpoint: Endpoint, login: TrialLogin) -> Found:
         for _ in range(TRIES_ALONE - 1):
             with suppress(HostUnreachable):
                 return self._visit(mailbox, endpoint, login)
             time.sleep(NOTICES_SECONDS)
         return self._visit(mailbox, endpoint, login)
 
-    def _visit(self, mailbox: Mailbox, endpoint: Endpoint, login: TrialLogin) -> str:
+    def _visit(self, mailbox: Mailbox, endpoint: Endpoint, login: TrialLogin) -> Found:
         id_ = mailbox.id
         with self._trials.connecting(endpoint, id_):
             return login.run(lambda: self._crowd.trying(id_), lambda: self._crowd.connected(id_))
 
 
-def _whose_move(error: RebreakError) -> str:
-    """Who must act, in words; the texts of lost sessions say it themselves, but for one."""
+def _report_error(report: Logger, error: RebreakError) -> None:
+    """Log what was found wrong, and who must act; lost sessions say it themselves, but for one."""
+    text = sanitize(str(error))
     match error:
         case NotConnected():
-            return " (the operator must act if it stays)"
+            report.error("%s (the operator must act if it stays)", text)
         case SessionLost():
-            return ""
+            report.error("%s", text)
         case LoginRefused(who=who):
-            return f" ({who} must act)"
-    return " (the operator must act)"
+            report.error("%s (%s must act)", text, who)
+        case _:
+            report.error("%s (%s must act)", text, "the operator")
 
 
 def _in_turns(mailboxes: list[Mailbox]) -> list[Mailbox]:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from .access_token import AccessToken
 from .config import Config
@@ -60,6 +60,15 @@ class Connect(Protocol):
     def __call__(self, mailbox: Mailbox, is_stopping: Callable[[], bool]) -> Session: ...
 
 
+class Found(NamedTuple):
+    """What was found of a mailbox, in words."""
+
+    secret: str
+    by: str
+    """How it was logged in to, in brackets; empty for a password."""
+    inbox: str
+
+
 class TrialLogin:
     """One mailbox's. Used by one thread."""
 
@@ -86,7 +95,7 @@ class TrialLogin:
         self,
         trying: Callable[[], AbstractContextManager[None]],
         connected: Callable[[], None],
-    ) -> str:
+    ) -> Found:
         """Log in and look at INBOX; what was found. A token that is refused is asked for anew.
 
         It connects and logs in within ``trying``, and calls ``connected`` in between.
@@ -108,7 +117,7 @@ class TrialLogin:
         fresh: bool,
         trying: Callable[[], AbstractContextManager[None]],
         connected: Callable[[], None],
-    ) -> str:
+    ) -> Found:
         session = self._connect(self._mailbox, lambda: False)
         try:
             with trying():
@@ -118,19 +127,13 @@ class TrialLogin:
         finally:
             session.close()
 
-    def _inspect(self, session: Session, secret: str | AccessToken) -> str:
+    def _inspect(self, session: Session, secret: str | AccessToken) -> Found:
         session.login(secret)
         count = session.examine().exists
         way = "IDLE offered" if session.offers_idle else "no IDLE: will be polled"
         by = f" ({session.mechanism})" if session.mechanism else ""
-        return (
-            f"{_described(secret)}, {self._reached}, login ok{by}, "
-            f"INBOX has {count} message{'' if count == 1 else 's'}, {way}"
-        )
-
-    @property
-    def _reached(self) -> str:
-        return f"{self._mailbox.host}:{self._mailbox.port} reached over TLS"
+        inbox = f"INBOX has {count} message{'' if count == 1 else 's'}, {way}"
+        return Found(_described(secret), by, inbox)
 
     def _secret(self, fresh: bool) -> str | AccessToken:
         mailbox = self._mailbox
@@ -145,7 +148,8 @@ class TrialLogin:
             raise RebreakError(self._not_tried(error)) from error
 
     def _not_tried(self, error: RebreakError) -> str:
-        return f"{error}; {self._reached}, no login tried"
+        where = f"{self._mailbox.host}:{self._mailbox.port}"
+        return f"{error}; {where} reached over TLS, no login tried"
 
 
 def _described(secret: str | AccessToken) -> str:

@@ -51,8 +51,8 @@ OUTAGE_SECONDS = 1.5
 DELIVERED_WITHIN_SECONDS = 30.0
 LONGEST_SCAN_SECONDS = 0.2
 # After a round nothing is delivered until all of it is scanned, so that no later mail can help:
-# one renewal, one reconnect, a scan's back-off after an outage (1, 2, 4 s), with room. A session that
-# is killed may leave its server deaf for that mailbox, whatever the daemon does: Courier with gamin
+# one renewal, one reconnect, a scan's back-off after an outage (1, 2, 4 s), with room. A session
+# that is killed may leave its server deaf for that mailbox, whatever the daemon does: Courier with gamin
 # did not answer an EXAMINE after one of ninety restarts, and Dovecot answers none for two minutes
 # where an empty dovecot-uidlist.lock was left (122.7 s measured with Dovecot 2.3).
 IMAP_TIMEOUT_SECONDS = 10
