@@ -252,3 +252,4 @@ class Logger(logging.LoggerAdapter[logging.Logger]):
 
 
 database_logger = Logger("db")
+fleet_logger = Logger("fleet")

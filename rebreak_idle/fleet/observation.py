@@ -57,6 +57,10 @@ class Observation:
         latest = self._asked_at - self._silence_seconds
         return [each.row for each in self._seen.values() if each.since <= latest]
 
+    def silent_seconds(self, name: str, now: float) -> float:
+        """For how long the counter of one that is there has stood still."""
+        return now - self._seen[name].since
+
     def next_silence_at(self) -> float | None:
         """When the first of them will have been silent for too long, if it stays so."""
         since = min((each.since for each in self._seen.values()), default=None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 
@@ -56,13 +55,13 @@ class Sharing:
         """The instance that watches the mailboxes of a slot."""
         return self._owners[slot]
 
-    def ready(self, others: Mapping[str, Instance], slots: Iterable[int]) -> frozenset[str]:
-        """The instances to which their mailboxes may be left; ``slots`` has one for each mailbox.
+    def ready(self, others: Mapping[str, Instance], counts: Mapping[str, int]) -> frozenset[str]:
+        """The instances to which their mailboxes may be left.
 
-        Each has the same view and has settled in it, and counts as many mailboxes as are given
-        to it here: one whose row it has not read yet it cannot watch.
+        Each has the same view and has settled in it, and counts as many mailboxes of its own as
+        are its own by the rows that are known here (``counts``): one whose row it has not read
+        yet it cannot watch.
         """
-        counts = Counter(self._owners[slot] for slot in slots)
         return frozenset(
             name
             for name, row in others.items()

@@ -1,0 +1,306 @@
+"""This instance's part in the fleet: its beats, its view, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from typing import NamedTuple, Protocol
+
+from ..errors import DatabaseError
+from .instance import Instance
+from .news import News, Share
+from .observation import Observation
+from .sharing import Sharing, slot_of, view_text
+from .table import NoTable, TableUnreachable, TableUnusable
+
+# A third of the silence after which an instance counts as dead, so that two beats may be lost.
+BEATS_IN_A_SILENCE = 3
+# After so many beats that were missed, whatever the reason, nothing is known of the others.
+GAP_BEATS = 2
+BEAT_JITTER = 0.1
+LEAVE_SECONDS = 2.0
+
+
+class Table(Protocol):
+    """What is used of the table: see `fleet.table.FleetTable`."""
+
+    def beat(self, row: Instance, condemned: Iterable[Instance] = ()) -> list[Instance]: ...
+    def leave(self, row: Instance) -> None: ...
+
+
+class Census(NamedTuple):
+    """How this instance's own share is doing."""
+
+    watched: int
+    is_settled: bool
+    """Whether each of its mailboxes is watched, parked because its server refused it, or has
+    been tried for long enough."""
+
+
+class Joined(NamedTuple):
+    """What a first beat brought."""
+
+    rows: list[Instance] | None
+    """None where there is no fleet."""
+    trouble: NoTable | TableUnusable | None
+    asked_at: float
+    at: float
+
+
+class Membership:
+    """Whose the mailboxes are, as this instance sees it.
+
+    All of it is used on the supervisor's thread, but for `join`. It is *alone* where the table is
+    not there or cannot be used: then every mailbox is its own.
+
+    ``clock`` is `time.monotonic`, ``random`` `random.random`.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        name: str,
+        silence_seconds: float,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+    ) -> None:
+        self._table = table
+        self._name = name
+        self._incarnation = str(uuid.uuid4())
+        self.beat_seconds = silence_seconds / BEATS_IN_A_SILENCE
+        self._gap_seconds = GAP_BEATS * self.beat_seconds
+        self._clock = clock
+        self._random = random
+        self._observation = Observation(name, silence_seconds)
+        self._sharing: Sharing | None = None
+        self._beats = 0
+        self._is_written = False
+        self._condemned: list[Instance] = []
+        self._beaten_at = self._turned_at = self._beat_at = clock()
+        self._is_beating = False
+        self._adopted_at = self._rows_asked_at = 0.0
+        self._slots: dict[str, int] = {}
+        self._counts: Counter[str] = Counter()
+        self._news = News(clock)
+        self.stood_still_at = -math.inf
+        """When this process went on after it had stood still: what was watched then must prove
+        that it still is."""
+
+    # Whose a mailbox is
+
+    @property
+    def is_alone(self) -> bool:
+        return self._sharing is None
+
+    def is_mine(self, mailbox_id: str) -> bool:
+        """Whether this instance is to watch the mailbox."""
+        return self._owner_of(mailbox_id) == self._name
+
+    def released(self, watched: Iterable[str]) -> dict[str, str]:
+        """Those of the mailboxes that may be left to their owners, and to whom."""
+        if self._sharing is None:
+            return {}
+        ready = self._sharing.ready(self._observation.others(), self._counts)
+        owners = {id_: self._owner_of(id_) for id_ in watched} if ready else {}
+        return {id_: owner for id_, owner in owners.items() if owner in ready}
+
+    def _owner_of(self, mailbox_id: str) -> str:
+        if self._sharing is None:
+            return self._name
+        return self._sharing.owner_of(self._slot_of(mailbox_id))
+
+    def _slot_of(self, mailbox_id: str) -> int:
+        slot = self._slots.get(mailbox_id)
+        return slot_of(mailbox_id) if slot is None else slot
+
+    def rows_read(self, mailbox_ids: Iterable[str], asked_at: float) -> None:
+        """These are the mailboxes, by a reading that began at ``asked_at``."""
+        self._slots = {id_: self._slot_of(id_) for id_ in mailbox_ids}
+        self._rows_asked_at = asked_at
+        self._count()
+
+    def _count(self) -> None:
+        """How many mailboxes each instance has in this view."""
+        self._counts = Counter(map(self._owner_of, self._slots))
+
+    # Joining
+
+    def join(self) -> Joined:
+        """Write the first row; on the thread that reads the mailboxes, before it does.
+
+        Raises:
+            DatabaseError: the database did not answer, so nothing is known of the others.
+        """
+        asked_at = self._clock()
+        rows, trouble = None, None
+        try:
+            rows = self._table.beat(self._next_row(is_settled=False, watched=0))
+        except (NoTable, TableUnusable) as error:
+            trouble = error
+        except TableUnreachable as error:
+            raise DatabaseError(
+                f"{error}: check DATABASE_URL and that the database runs"
+            ) from error
+        return Joined(rows, trouble, asked_at, self._clock())
+
+    def joined(self, joined: Joined) -> None:
+        """Take in what `join` brought."""
+        if joined.rows is None:
+            self._be_alone(joined.trouble)
+            return
+        self._beaten_at = self._turned_at = self._clock()
+        self._is_written = True
+        self._observation.begin_anew()
+        self._observation.saw(joined.rows, joined.asked_at, joined.at)
+        self._adopt(joined.at)
+        self._plan()
+
+    def _be_alone(self, why: NoTable | TableUnusable | None) -> None:
+        self._news.alone(why, is_new=not self.is_alone)
+        self._sharing, self._is_written = None, False
+
+    # Beating
+
+    @property
+    def wake_at(self) -> float:
+        """When `is_beat_due` is to be asked at the latest; infinite where there is no fleet."""
+        if self.is_alone:
+            return math.inf
+        return self._turned_at + self.beat_seconds if self._is_beating else self._beat_at
+
+    def is_beat_due(self) -> bool:
+        """To be asked each time that the supervisor wakes: a loop that hangs does not beat."""
+        now = self._clock()
+        self._notice_gap(now)
+        return not self.is_alone and not self._is_beating and now >= self._beat_at
+
+    def _notice_gap(self, now: float) -> None:
+        if not self.is_alone and now - self._turned_at > self._gap_seconds:
+            self._news.stood_still(now - self._turned_at)
+            self._observation.begin_anew()
+            self.stood_still_at = now
+        self._turned_at = now
+
+    def begin_beat(self, census: Census) -> Callable[[], Callable[[], bool]]:
+        """A beat, to be called on any other thread; what it returns is to be called here, and
+        tells whether the view is another one.
+        """
+        self._is_beating = True
+        row = self._next_row(census.is_settled, census.watched)
+        condemned = self._condemned
+
+        def beat() -> Callable[[], bool]:
+            asked_at = self._clock()
+            try:
+                rows = self._table.beat(row, condemned)
+            except TableUnreachable as error:
+                text = str(error)
+                return lambda: self._not_beaten(text)
+            except (NoTable, TableUnusable) as error:
+                trouble = error
+                return lambda: self._fell_out(trouble)
+            return lambda: self._beaten(rows, asked_at)
+
+        return beat
+
+    def _next_row(self, is_settled: bool, watched: int) -> Instance:
+        self._beats += 1
+        return Instance(
+            name=self._name,
+            incarnation=self._incarnation,
+            beat=self._beats,
+            leaving=False,
+            view=self._sharing.view if self._sharing else view_text([self._name]),
+            settled=is_settled and self._rows_asked_at >= self._adopted_at,
+            mailboxes=self._counts[self._name],
+            watched=watched,
+        )
+
+    def _not_beaten(self, text: str) -> bool:
+        self._is_beating = False
+        self._plan()
+        self._news.unreachable(text)
+        return False
+
+    def _fell_out(self, trouble: NoTable | TableUnusable) -> bool:
+        self._is_beating = False
+        self._be_alone(trouble)
+        return True
+
+    def _beaten(self, rows: list[Instance], asked_at: float) -> bool:
+        now = self._clock()
+        self._is_beating = False
+        self._notice_gap(now)
+        if now - self._beaten_at > self._gap_seconds:
+            self._observation.begin_anew()
+        self._beaten_at = now
+        self._news.reachable()
+        silent = {
+            name
+            for name in self._observation.others()
+            if self._observation.silent_seconds(name, now) > self._gap_seconds
+        }
+        self._observation.saw(rows, asked_at, now)
+        was_forgotten = self._look_at_own_row(rows)
+        is_new = self._adopt(now, silent) or was_forgotten
+        self._plan()
+        return is_new
+
+    def _look_at_own_row(self, rows: Collection[Instance]) -> bool:
+        """Whether the others gave this instance up; they see its row again from now on."""
+        own = next((row for row in rows if row.name == self._name), None)
+        if own is None:
+            self._news.given_up()
+            self._adopted_at = self._clock()
+        elif own.incarnation != self._incarnation:
+            self._news.namesake(self._name)
+        return own is None
+
+    def _adopt(self, now: float, silent: Collection[str] = ()) -> bool:
+        """Act on who is there now; whether that is another view."""
+        before, counts = self._sharing, self._counts
+        names = {self._name, *self._observation.others()}
+        if before is not None and before.names == names:
+            return False
+        self._sharing = Sharing(self._name, names)
+        self._adopted_at = now
+        self._count()
+        share = Share(self._counts[self._name], len(self._slots))
+        if before is None:
+            self._news.joined(self._name, names - {self._name})
+        else:
+            gone = {name: counts[name] for name in before.names - names}
+            self._news.changed(gone, silent, names - before.names, share)
+        return True
+
+    def _plan(self) -> None:
+        """When to beat next: in good time to notice that another has fallen silent."""
+        now = self._clock()
+        jitter = 1 + BEAT_JITTER * (2 * self._random() - 1)
+        self._beat_at = now + self.beat_seconds * jitter
+        silence_at = self._observation.next_silence_at()
+        if silence_at is not None:
+            self._beat_at = min(self._beat_at, max(now, silence_at))
+        silent = self._observation.silent()
+        if silent and silent != self._condemned:
+            self._beat_at = now
+        self._condemned = silent
+
+    # Leaving
+
+    def leave(self) -> None:
+        """Delete one's own row, so that the others take over at once; at most two seconds."""
+        if self.is_alone:
+            return
+        row = self._next_row(is_settled=False, watched=0)
+        leaving = threading.Thread(target=self._leave, args=(row,), name="idle-fleet", daemon=True)
+        leaving.start()
+        leaving.join(LEAVE_SECONDS)
+
+    def _leave(self, row: Instance) -> None:
+        with suppress(NoTable, TableUnusable, TableUnreachable):
+            self._table.leave(row)
