@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from .config import Config
-from .errors import DatabaseError
-from .limits import Backoff, seconds_text
+from .fleet.census import Census, take_census
+from .fleet.membership import Joined, Membership
+from .limits import seconds_text
 from .log import database_logger as logger
 from .log import sanitize
 from .mailbox import Mailbox, diff
+from .proof import Proof
+from .reading import Reading
 from .report import report
 from .scan.scanner import Scanner
 from .worker import IdleWorker
 
-READ_RETRY_INITIAL_SECONDS = 1.0
 # How often the supervisor looks after requests and threads.
 WATCH_SECONDS = 5.0
 OVERDUE_SECONDS = 60.0
@@ -63,6 +64,8 @@ class Supervisor:
         make_worker: MakeWorker,
         scans: Scans,
         refreshed: Callable[[list[Mailbox]], None],
+        fleet: Membership,
+        proof: Proof,
         config: Config,
         max_sessions: int,
     ) -> None:
@@ -70,20 +73,17 @@ class Supervisor:
         self._make_worker = make_worker
         self._scans = scans
         self._on_refreshed = refreshed
-        self._interval = config.refresh_interval_seconds
+        self._fleet = fleet
+        self._proof = proof
         self._max_sessions = max_sessions
-        self._retries = Backoff(
-            min(READ_RETRY_INITIAL_SECONDS, self._interval), self._interval, random.random
-        )
+        self._reading = Reading(self._read, self._read_ended, config.refresh_interval_seconds)
         # A SimpleQueue: its put may be called from a signal handler at any point.
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._workers: dict[str, IdleWorker] = {}
+        self._rows: dict[str, Mailbox] = {}
         self._wanted: dict[str, Mailbox] = {}
         self._carried_over: dict[str, Scanner] = {}
-        self._read_at = time.monotonic()
-        self._reading = self._read_again = False
         self._stop_asked_at: float | None = None
-        self._failures = 0
         self._watch_at = self._overdue_at = 0.0
 
     def post(self, event: Callable[[], None]) -> None:
@@ -97,8 +97,7 @@ class Supervisor:
 
     def refresh(self) -> None:
         """Read the rows now; when a reading is under way, once more after it."""
-        self._read_again = self._reading
-        self._read_at = time.monotonic()
+        self._reading.ask()
 
     def report(self) -> None:
         """Log how the mailboxes are doing."""
@@ -113,18 +112,19 @@ class Supervisor:
     def run(self) -> list[str]:
         """Work until `stop`, then stop every worker; the names of those that would not."""
         while self._stop_asked_at is None:
-            if not self._reading and time.monotonic() >= self._read_at:
-                self._start_reading()
+            self._reading.start_if_due()
+            self._beat_if_due()
             self._wait_for_event()
             self._watch()
+        self._fleet.leave()
         return self._stop_workers(self._stop_asked_at)
 
     def _wait_for_event(self) -> None:
-        wait = WATCH_SECONDS
-        if not self._reading:
-            wait = min(wait, self._read_at - time.monotonic())
+        wait = min(WATCH_SECONDS, self._fleet.wait_seconds)
+        if (until_reading := self._reading.wait_seconds) is not None:
+            wait = min(wait, until_reading)
         try:
-            event = self._events.get(timeout=max(0.0, wait))
+            event = self._events.get(timeout=wait)
         except queue.Empty:
             return
         event()
@@ -132,41 +132,35 @@ class Supervisor:
 
     # Reading
 
-    def _start_reading(self) -> None:
-        """Read on a thread of its own: a database that hangs must not keep signals waiting."""
-        self._reading = True
-        try:
-            threading.Thread(target=self._read, name="idle-db", daemon=True).start()
-        except RuntimeError as error:
-            self.not_read(str(error))
+    def _read(self) -> tuple[Joined, list[Mailbox]]:
+        """On a thread of its own."""
+        return self._fleet.join(), self._read_rows()
 
-    def _read(self) -> None:
-        try:
-            rows = self._read_rows()
-        except DatabaseError as error:
-            text = str(error)
-            self.post(lambda: self.not_read(text))
-        except Exception as error:  # noqa: BLE001  # whatever it is, the sessions go on
-            logger.exception("unexpected error while reading the mail connections:")
-            name = error.__class__.__name__
-            self.post(lambda: self.not_read(f"unexpected error {name}"))
+    def _read_ended(self, result: tuple[Joined, list[Mailbox]] | str) -> None:
+        """On a thread of its own."""
+        if isinstance(result, str):
+            self.post(lambda: self.not_read(result))
         else:
-            self.post(lambda: self.refreshed(rows))
+            self.post(lambda: self._read_both(*result))
+
+    def _read_both(self, joined: Joined, rows: list[Mailbox]) -> None:
+        self._fleet.joined(joined)
+        self.refreshed(rows)
 
     def refreshed(self, rows: list[Mailbox]) -> None:
         """The rows were read: these are the mailboxes to watch."""
-        self._failures = 0
-        self._read_over(self._interval)
-        self._wanted = {mailbox.id: mailbox for mailbox in rows}
+        self._reading.done()
+        self._rows = {mailbox.id: mailbox for mailbox in rows}
+        self._fleet.rows_read(self._rows)
         self._reconcile()
         if self._stop_asked_at is not None:
             return
         sessions = sum(id_ in self._wanted for id_ in self._workers)
-        if len(rows) > self._max_sessions:
+        if len(self._wanted) > self._max_sessions:
             logger.error(
                 "%d active connections need more file descriptors than this process may have, "
                 "enough for %d: raise its limit (ulimit -Hn) and start it again",
-                len(rows),
+                len(self._wanted),
                 self._max_sessions,
             )
         if not rows:
@@ -180,9 +174,7 @@ class Supervisor:
 
     def not_read(self, text: str) -> None:
         """The rows could not be read: nothing is closed, and they are read again sooner."""
-        self._failures += 1
-        wait = self._retries.wait_seconds(self._failures)
-        self._read_over(wait)
+        wait = self._reading.failed()
         logger.error(
             "cannot read the mail connections: %s; %d sessions go on, next try in %s",
             sanitize(text),
@@ -190,15 +182,41 @@ class Supervisor:
             seconds_text(wait),
         )
 
-    def _read_over(self, wait_seconds: float) -> None:
-        self._reading = False
-        self._read_at = time.monotonic() + (0.0 if self._read_again else wait_seconds)
-        self._read_again = False
+    # The fleet
+
+    def _beat_if_due(self) -> None:
+        if not self._fleet.is_beat_due():
+            return
+        beat = self._fleet.begin_beat(self._census())
+
+        def run() -> None:
+            outcome = beat()
+            self.post(lambda: self._beaten(outcome))
+
+        threading.Thread(target=run, name="idle-fleet", daemon=True).start()
+
+    def _beaten(self, outcome: Callable[[], bool]) -> None:
+        if outcome():
+            self.refresh()
+        self._reconcile()
+
+    def _census(self) -> Census:
+        epoch = self._proof.epoch
+        workers = (self._workers.get(id_) for id_ in self._rows if self._fleet.is_mine(id_))
+        return take_census(worker and worker.status(epoch) for worker in workers)
 
     # Workers
 
     def _reconcile(self) -> None:
+        """Have a worker for each mailbox of this instance, and for each that nobody took over."""
         running = {id_: worker.mailbox for id_, worker in self._workers.items()}
+        is_mine = self._fleet.is_mine
+        others = [id_ for id_ in running if id_ in self._rows and not is_mine(id_)]
+        released = self._fleet.released(others)
+        stay = set(others) - released.keys()
+        self._wanted = {
+            id_: mailbox for id_, mailbox in self._rows.items() if id_ in stay or is_mine(id_)
+        }
         difference = diff(running, self._wanted.values())
         for id_ in (*difference.removed, *difference.changed):
             self._workers[id_].ask_to_stop()

@@ -11,6 +11,8 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from ..errors import DatabaseError
+from ..proof import Proof
+from .census import Census
 from .instance import Instance
 from .news import News, Share
 from .observation import Observation
@@ -32,23 +34,14 @@ class Table(Protocol):
     def leave(self, row: Instance) -> None: ...
 
 
-class Census(NamedTuple):
-    """How this instance's own share is doing."""
-
-    watched: int
-    is_settled: bool
-    """Whether each of its mailboxes is watched, parked because its server refused it, or has
-    been tried for long enough."""
-
-
 class Joined(NamedTuple):
-    """What a first beat brought."""
+    """What a first beat brought, if there was one."""
 
-    rows: list[Instance] | None
-    """None where there is no fleet."""
-    trouble: NoTable | TableUnusable | None
-    asked_at: float
     at: float
+    """When the reading of the rows begins."""
+    asked_at: float = 0.0
+    rows: list[Instance] | None = None
+    trouble: NoTable | TableUnusable | None = None
 
 
 class Membership:
@@ -57,7 +50,8 @@ class Membership:
     All of it is used on the supervisor's thread, but for `join`. It is *alone* where the table is
     not there or cannot be used: then every mailbox is its own.
 
-    ``clock`` is `time.monotonic`, ``random`` `random.random`.
+    ``clock`` gives seconds that only grow, also while the machine sleeps where there is such a
+    clock; ``random`` is `random.random`.
     """
 
     def __init__(
@@ -67,18 +61,20 @@ class Membership:
         silence_seconds: float,
         clock: Callable[[], float],
         random: Callable[[], float],
+        proof: Proof,
     ) -> None:
         self._table = table
+        self._proof = proof
         self._name = name
         self._incarnation = str(uuid.uuid4())
-        self.beat_seconds = silence_seconds / BEATS_IN_A_SILENCE
-        self._gap_seconds = GAP_BEATS * self.beat_seconds
+        self._silence_seconds = silence_seconds
+        self._beat_seconds = silence_seconds / BEATS_IN_A_SILENCE
+        self._gap_seconds = GAP_BEATS * self._beat_seconds
         self._clock = clock
         self._random = random
         self._observation = Observation(name, silence_seconds)
         self._sharing: Sharing | None = None
         self._beats = 0
-        self._is_written = False
         self._condemned: list[Instance] = []
         self._beaten_at = self._turned_at = self._beat_at = clock()
         self._is_beating = False
@@ -86,9 +82,6 @@ class Membership:
         self._slots: dict[str, int] = {}
         self._counts: Counter[str] = Counter()
         self._news = News(clock)
-        self.stood_still_at = -math.inf
-        """When this process went on after it had stood still: what was watched then must prove
-        that it still is."""
 
     # Whose a mailbox is
 
@@ -117,10 +110,9 @@ class Membership:
         slot = self._slots.get(mailbox_id)
         return slot_of(mailbox_id) if slot is None else slot
 
-    def rows_read(self, mailbox_ids: Iterable[str], asked_at: float) -> None:
-        """These are the mailboxes, by a reading that began at ``asked_at``."""
+    def rows_read(self, mailbox_ids: Iterable[str]) -> None:
+        """These are the mailboxes; `joined` was called before."""
         self._slots = {id_: self._slot_of(id_) for id_ in mailbox_ids}
-        self._rows_asked_at = asked_at
         self._count()
 
     def _count(self) -> None:
@@ -130,47 +122,53 @@ class Membership:
     # Joining
 
     def join(self) -> Joined:
-        """Write the first row; on the thread that reads the mailboxes, before it does.
+        """Write the first row, where there is a fleet to join.
+
+        Called before each reading of the mailboxes, on the thread that reads them.
 
         Raises:
             DatabaseError: the database did not answer, so nothing is known of the others.
         """
         asked_at = self._clock()
-        rows, trouble = None, None
+        if not self.is_alone:
+            return Joined(asked_at)
+        row = self._next_row(Census(0, False))
         try:
-            rows = self._table.beat(self._next_row(is_settled=False, watched=0))
+            rows = self._table.beat(row)
         except (NoTable, TableUnusable) as error:
-            trouble = error
+            return Joined(self._clock(), trouble=error)
         except TableUnreachable as error:
-            raise DatabaseError(
-                f"{error}: check DATABASE_URL and that the database runs"
-            ) from error
-        return Joined(rows, trouble, asked_at, self._clock())
+            raise DatabaseError(f"{error}: check DATABASE_URL, and that it runs") from error
+        return Joined(self._clock(), asked_at, rows)
 
     def joined(self, joined: Joined) -> None:
-        """Take in what `join` brought."""
-        if joined.rows is None:
+        """Take in what `join` brought, when the rows are there as well."""
+        if joined.trouble is not None:
             self._be_alone(joined.trouble)
-            return
-        self._beaten_at = self._turned_at = self._clock()
-        self._is_written = True
-        self._observation.begin_anew()
-        self._observation.saw(joined.rows, joined.asked_at, joined.at)
-        self._adopt(joined.at)
-        self._plan()
+        elif joined.rows is not None:
+            self._beaten_at = self._turned_at = self._clock()
+            self._observation.begin_anew()
+            self._observation.saw(joined.rows, joined.asked_at, joined.at)
+            self._adopt(joined.at)
+            self._plan()
+            self._proof.look_up_seconds = self._silence_seconds
+            self._proof.gap_seconds = self._gap_seconds
+        self._rows_asked_at = joined.at
 
-    def _be_alone(self, why: NoTable | TableUnusable | None) -> None:
+    def _be_alone(self, why: NoTable | TableUnusable) -> None:
         self._news.alone(why, is_new=not self.is_alone)
-        self._sharing, self._is_written = None, False
+        self._sharing = None
+        self._proof.look_up_seconds = self._proof.gap_seconds = math.inf
 
     # Beating
 
     @property
-    def wake_at(self) -> float:
-        """When `is_beat_due` is to be asked at the latest; infinite where there is no fleet."""
+    def wait_seconds(self) -> float:
+        """How long the supervisor may wait before it asks `is_beat_due` again."""
         if self.is_alone:
             return math.inf
-        return self._turned_at + self.beat_seconds if self._is_beating else self._beat_at
+        wait = self._beat_at - self._clock()
+        return self._beat_seconds if self._is_beating else max(0.0, min(wait, self._beat_seconds))
 
     def is_beat_due(self) -> bool:
         """To be asked each time that the supervisor wakes: a loop that hangs does not beat."""
@@ -182,7 +180,7 @@ class Membership:
         if not self.is_alone and now - self._turned_at > self._gap_seconds:
             self._news.stood_still(now - self._turned_at)
             self._observation.begin_anew()
-            self.stood_still_at = now
+            self._proof.epoch += 1
         self._turned_at = now
 
     def begin_beat(self, census: Census) -> Callable[[], Callable[[], bool]]:
@@ -190,7 +188,7 @@ class Membership:
         tells whether the view is another one.
         """
         self._is_beating = True
-        row = self._next_row(census.is_settled, census.watched)
+        row = self._next_row(census)
         condemned = self._condemned
 
         def beat() -> Callable[[], bool]:
@@ -207,7 +205,7 @@ class Membership:
 
         return beat
 
-    def _next_row(self, is_settled: bool, watched: int) -> Instance:
+    def _next_row(self, census: Census) -> Instance:
         self._beats += 1
         return Instance(
             name=self._name,
@@ -215,9 +213,9 @@ class Membership:
             beat=self._beats,
             leaving=False,
             view=self._sharing.view if self._sharing else view_text([self._name]),
-            settled=is_settled and self._rows_asked_at >= self._adopted_at,
+            settled=census.is_settled and self._rows_asked_at >= self._adopted_at,
             mailboxes=self._counts[self._name],
-            watched=watched,
+            watched=census.watched,
         )
 
     def _not_beaten(self, text: str) -> bool:
@@ -281,7 +279,7 @@ class Membership:
         """When to beat next: in good time to notice that another has fallen silent."""
         now = self._clock()
         jitter = 1 + BEAT_JITTER * (2 * self._random() - 1)
-        self._beat_at = now + self.beat_seconds * jitter
+        self._beat_at = now + self._beat_seconds * jitter
         silence_at = self._observation.next_silence_at()
         if silence_at is not None:
             self._beat_at = min(self._beat_at, max(now, silence_at))
@@ -296,7 +294,7 @@ class Membership:
         """Delete one's own row, so that the others take over at once; at most two seconds."""
         if self.is_alone:
             return
-        row = self._next_row(is_settled=False, watched=0)
+        row = self._next_row(Census(0, False))
         leaving = threading.Thread(target=self._leave, args=(row,), name="idle-fleet", daemon=True)
         leaving.start()
         leaving.join(LEAVE_SECONDS)

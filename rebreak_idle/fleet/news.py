@@ -29,7 +29,7 @@ class News:
         self._unreachable = RepeatFilter(clock)
         self._namesake = RepeatFilter(clock)
 
-    def alone(self, why: NoTable | TableUnusable | None, is_new: bool) -> None:
+    def alone(self, why: NoTable | TableUnusable, is_new: bool) -> None:
         """There is no fleet; ``is_new`` where there was one until now."""
         if is_new:
             self._alone.forget()
