@@ -26,6 +26,12 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 MAX_FILE_LINES = 300
+REPOSITORY = PACKAGE.parent
+SCRIPTS = {
+    str(path.relative_to(REPOSITORY)): path
+    for path in sorted((REPOSITORY / "scripts").rglob("*.py"))
+    if "node_modules" not in path.parts
+}
 
 # Who may know a package from outside: the folder or module before the first dot.
 MAY_KNOW: dict[str, set[str]] = {
@@ -129,6 +135,24 @@ def test_nothing_is_made_at_import() -> None:
 def test_a_file_can_be_read_in_one_go(module: str) -> None:
     """No file is longer than 300 lines."""
     assert len(MODULES[module].read_text("utf-8").splitlines()) <= MAX_FILE_LINES
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_can_be_read_in_one_go(script: str) -> None:
+    """What the scripts do lies in modules of at most 300 lines, too."""
+    assert len(SCRIPTS[script].read_text("utf-8").splitlines()) <= MAX_FILE_LINES
+
+
+def test_a_script_is_started_and_never_imported() -> None:
+    """What scripts and tests share lies in scripts/tools and tests/support; no path leads there."""
+    tests = sorted((REPOSITORY / "tests").rglob("*.py"))
+    for path in (*SCRIPTS.values(), *tests, *MODULES.values()):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            changes_path = isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path"
+            assert not changes_path, f"{path} uses sys.path"
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("scripts"):
+                shared = f"{node.module}.".startswith("scripts.tools.")
+                assert shared, f"{path} imports {node.module}"
 
 
 # What imap/transport.py relies on in IMAPClient and imaplib; setup.cfg pins IMAPClient to what was
