@@ -18,7 +18,7 @@ from .errors import (
 )
 from .limits import JITTER, WORKED_SECONDS, Backoff, interval_text, seconds_text
 from .log import Logger, RepeatFilter, sanitize
-from .status import State
+from .status import State, Trouble, Who
 
 # A login that was refused, and may work again by itself, is tried again so many times first:
 # providers refuse good passwords for minutes.
@@ -64,6 +64,14 @@ class Ending:
             case _:
                 return cls(str(error), Remedy.RECONNECT)
 
+    def trouble(self, state: State) -> Trouble:
+        """What it is to whoever asks, where it led to this state."""
+        who = Who.NOBODY
+        if state is State.PARKED:
+            who = Who.OPERATOR if self.remedy is Remedy.ROW else Who.USER
+        refused = self.remedy in (Remedy.CREDENTIALS, Remedy.UNCLEAR_REFUSAL)
+        return Trouble(self.text, who, refused)
+
 
 class Recovery:
     """Counts one mailbox's attempts and refusals. Used by its own thread.
@@ -79,6 +87,8 @@ class Recovery:
         good_logins: set[int],
     ) -> None:
         self.troubles = RepeatFilter(clock)
+        self.ended_by: Trouble | None = None
+        """What ended the last session, None where none ended since the last login."""
         self._config = config
         self._logger = logger
         self._good_logins = good_logins
@@ -97,6 +107,7 @@ class Recovery:
         from the host's own line.
         """
         self._attempt -= 1
+        self.ended_by = ending.trouble(State.BACKING_OFF)
         if ending.remedy is Remedy.RECONNECT and self.troubles.should_log(ending.text):
             self._logger.warning(
                 "%s — its host is down: it reconnects when that answers again",
@@ -110,10 +121,16 @@ class Recovery:
     def logged_in(self) -> None:
         """The server took the credentials."""
         self._good_logins.add(self._login)
+        self.ended_by = None
         self._refusals = self._times_parked = 0
 
     def next_try(self, ending: Ending, lasted_seconds: float) -> tuple[State, float]:
         """What follows a session that ended after so many seconds: the state, and the wait."""
+        state, wait = self._next_try(ending, lasted_seconds)
+        self.ended_by = ending.trouble(state)
+        return state, wait
+
+    def _next_try(self, ending: Ending, lasted_seconds: float) -> tuple[State, float]:
         if lasted_seconds >= WORKED_SECONDS:
             self._attempt = 1
             self.troubles.forget()

@@ -93,7 +93,8 @@ class IdleWorker(threading.Thread):
         trouble = scanner.troubles.last
         if self._opened_at == math.inf:  # there is no session
             trouble = self._recovery.troubles.last or trouble
-        status = self._progress.status(scanner.owed, scanner.next_try_at, trouble)
+        ended_by = self._recovery.ended_by
+        status = self._progress.status(scanner.owed, scanner.next_try_at, trouble, ended_by)
         if status.state is State.SCANNING and not scanner.in_line:
             return replace(status, state=State.IDLING)  # as it will be in a moment
         return status
