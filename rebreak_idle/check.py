@@ -106,12 +106,14 @@ class Check:
         connect: Callable[[Mailbox, Callable[[], bool]], Session],
         hosts: Hosts,
         reach_backend: Callable[[], str],
+        show_fleet: Callable[[], None],
     ) -> None:
         self._read_rows = read_rows
         self._decrypt = decrypt
         self._connect = connect
         self._hosts = hosts
         self._reach_backend = reach_backend
+        self._show_fleet = show_fleet
         self._trials = Trials()
         self._total = self._tried = 0
 
@@ -122,6 +124,8 @@ class Check:
         """
         logger.info("environment: ok")
         rows = self._rows()
+        if rows is not None:
+            self._show_fleet()
         ready = self._try_all(rows or [], show)
         backend = self._backend_is_well()
         well = bool(rows) and ready == len(rows or []) and backend

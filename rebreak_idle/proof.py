@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+# An epoch that there never is: the session must be answered before it counts.
+UNPROVEN = -1
+
 
 @dataclass(slots=True)
 class Proof:

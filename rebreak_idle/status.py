@@ -63,6 +63,8 @@ class Status:
     """What ended its last session, None where none ended since the last login."""
     unwatched_since: float | None = None
     """Since when it has not been watched, by the monotonic clock; None while it is."""
+    epoch: int = 0
+    """The epoch in which its session was last answered: see `proof.Proof`."""
 
 
 class Progress:
@@ -71,6 +73,7 @@ class Progress:
     def __init__(self, logger: Logger, clock: Callable[[], float]) -> None:
         self.state = State.CONNECTING
         self.unwatched_since: float | None = clock()
+        self.epoch = 0
         self._logger = logger
         self._clock = clock
         self._since = clock()
@@ -120,4 +123,5 @@ class Progress:
             trouble=trouble,
             ended_by=ended_by,
             unwatched_since=self.unwatched_since,
+            epoch=self.epoch,
         )

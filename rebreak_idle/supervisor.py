@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from . import stopping
 from .config import Config
 from .fleet.census import Census, take_census
 from .fleet.membership import Joined, Membership
@@ -15,7 +16,6 @@ from .limits import seconds_text
 from .log import database_logger as logger
 from .log import sanitize
 from .mailbox import Mailbox, diff
-from .proof import Proof
 from .reading import Reading
 from .report import report
 from .scan.scanner import Scanner
@@ -24,12 +24,6 @@ from .worker import IdleWorker
 # How often the supervisor looks after requests and threads.
 WATCH_SECONDS = 5.0
 OVERDUE_SECONDS = 60.0
-# An orderly stop, counted from the signal: scans under way may end until the first, sessions may
-# log out until the second, then they are aborted; the rest of the contract's 10 s is for the
-# interpreter to end.
-SCANS_END_SECONDS = 3.0
-SESSIONS_END_SECONDS = 7.0
-STOP_SECONDS = 8.0
 
 
 class MakeWorker(Protocol):
@@ -40,15 +34,10 @@ class MakeWorker(Protocol):
     ) -> IdleWorker: ...
 
 
-class Scans(Protocol):
+class Scans(stopping.Scans, Protocol):
     """What the supervisor uses of the scan requests."""
 
     def abort_overdue(self) -> None: ...
-    def stop(self) -> None:
-        """No request begins from now on."""
-
-    def wait_for_end(self, seconds: float) -> None:
-        """Wait for those under way, then abort them."""
 
 
 class Supervisor:
@@ -65,7 +54,6 @@ class Supervisor:
         scans: Scans,
         refreshed: Callable[[list[Mailbox]], None],
         fleet: Membership,
-        proof: Proof,
         config: Config,
         max_sessions: int,
     ) -> None:
@@ -74,7 +62,6 @@ class Supervisor:
         self._scans = scans
         self._on_refreshed = refreshed
         self._fleet = fleet
-        self._proof = proof
         self._max_sessions = max_sessions
         self._reading = Reading(self._read, self._read_ended, config.refresh_interval_seconds)
         # A SimpleQueue: its put may be called from a signal handler at any point.
@@ -100,8 +87,9 @@ class Supervisor:
         self._reading.ask()
 
     def report(self) -> None:
-        """Log how the mailboxes are doing."""
+        """Log how the mailboxes, and the other instances, are doing."""
         report(list(self._workers.values()))
+        self._fleet.report(self._census())
 
     def stop(self) -> None:
         """Leave `run`, whatever it does. Any thread, any signal handler."""
@@ -117,7 +105,7 @@ class Supervisor:
             self._wait_for_event()
             self._watch()
         self._fleet.leave()
-        return self._stop_workers(self._stop_asked_at)
+        return stopping.stop_workers(list(self._workers.values()), self._scans, self._stop_asked_at)
 
     def _wait_for_event(self) -> None:
         wait = min(WATCH_SECONDS, self._fleet.wait_seconds)
@@ -201,9 +189,9 @@ class Supervisor:
         self._reconcile()
 
     def _census(self) -> Census:
-        epoch = self._proof.epoch
         workers = (self._workers.get(id_) for id_ in self._rows if self._fleet.is_mine(id_))
-        return take_census(worker and worker.status(epoch) for worker in workers)
+        share = (worker.status() if worker else None for worker in workers)
+        return take_census(share, self._fleet.epoch, time.monotonic())
 
     # Workers
 
@@ -211,9 +199,12 @@ class Supervisor:
         """Have a worker for each mailbox of this instance, and for each that nobody took over."""
         running = {id_: worker.mailbox for id_, worker in self._workers.items()}
         is_mine = self._fleet.is_mine
-        others = [id_ for id_ in running if id_ in self._rows and not is_mine(id_)]
-        released = self._fleet.released(others)
-        stay = set(others) - released.keys()
+        others = [
+            id_
+            for id_, worker in self._workers.items()
+            if id_ in self._rows and not is_mine(id_) and not worker.is_stopping()
+        ]
+        stay = set(others) - self._fleet.release(others)
         self._wanted = {
             id_: mailbox for id_, mailbox in self._rows.items() if id_ in stay or is_mine(id_)
         }
@@ -287,22 +278,3 @@ class Supervisor:
                 name, state = sanitize(worker.mailbox.name), worker.state.value
                 logger.error("%s makes no progress (%s): its connection is cut", name, state)
                 worker.abort()
-
-    def _stop_workers(self, asked_at: float) -> list[str]:
-        workers = list(self._workers.values())
-        logger.info("stopping — logging out of %d sessions", len(workers))
-        for worker in workers:
-            worker.ask_to_stop()
-        self._scans.stop()
-        alive = _join(workers, asked_at + SESSIONS_END_SECONDS)
-        self._scans.wait_for_end(asked_at + SCANS_END_SECONDS - time.monotonic())
-        for worker in alive:
-            worker.abort()
-        return [worker.mailbox.name for worker in _join(alive, asked_at + STOP_SECONDS)]
-
-
-def _join(workers: list[IdleWorker], deadline: float) -> list[IdleWorker]:
-    """Wait for all against one deadline; those that still run."""
-    for worker in workers:
-        worker.join(max(0.0, deadline - time.monotonic()))
-    return [worker for worker in workers if worker.is_alive()]

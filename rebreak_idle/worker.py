@@ -16,6 +16,7 @@ from .limits import interval_text
 from .log import Logger
 from .mailbox import Mailbox
 from .pooled import COMMANDS_IN_A_ROW, PooledTask
+from .proof import UNPROVEN
 from .recovery import Ending, Recovery, Remedy
 from .scan.pending import CATCH_UP, EXISTS, POLL
 from .scan.scanner import Scanner
@@ -231,14 +232,17 @@ class IdleWorker(threading.Thread):
 
     def _listen(self, session: SessionLike, until: float) -> None:
         """Listen in IDLE and send what is owed, for as long as both may last."""
-        longest = self._services.config.idle_check_seconds
-        while session.idling and (now := self._clock()) < until:
+        proof, progress = self._services.proof, self._progress
+        longest = min(self._services.config.idle_check_seconds, proof.look_up_seconds)
+        while session.idling and (now := self._clock()) < until and progress.epoch == proof.epoch:
             self._check_stop()
             look_up = min(until, now + longest)
             self._send_owed(look_up)
-            self._progress.expect(longest)
+            progress.expect(longest)
             left = min(look_up, self.scanner.next_try_at) - self._clock()
             self._hear(session.wait(max(0.0, left)))
+            if self._clock() - look_up > proof.gap_seconds:
+                progress.epoch = UNPROVEN
             self._pause(session.rest_seconds)
 
     def _examine_and_idle(self, session: SessionLike) -> tuple[Finding, bool]:
@@ -249,7 +253,9 @@ class IdleWorker(threading.Thread):
         return session.offers_idle and session.start_idle()
 
     def _take_snapshot(self, session: SessionLike, reason: str) -> Finding:
+        epoch = self._services.proof.epoch
         finding = self._inbox.examined(session.examine())
+        self._progress.epoch = epoch
         if finding is not Finding.NOTHING:
             self.scanner.owe(reason)
         return finding

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
+
+from ..status import State, Status
 
 # A mailbox that works nowhere must not hold up the others for ever.
 TRIED_SECONDS = 300.0
-
-
-class Watching(Protocol):
-    """What is asked of a mailbox's status: see `status.Status`."""
-
-    @property
-    def is_watched(self) -> bool: ...
-    @property
-    def is_refused(self) -> bool: ...
-    @property
-    def unwatched_seconds(self) -> float: ...
 
 
 class Census(NamedTuple):
@@ -30,18 +21,25 @@ class Census(NamedTuple):
     (a wrong key, a network that leads nowhere), and others have sessions that it would cost."""
 
 
-def take_census(share: Iterable[Watching | None]) -> Census:
-    """Count the mailboxes of a share; None stands for one that has no thread yet."""
-    watched = refused = tried = others = 0
-    for each in share:
-        if each is None:
+def take_census(share: Iterable[Status | None], epoch: int, now: float) -> Census:
+    """Count the mailboxes of a share; None stands for one that has no thread yet.
+
+    A session counts as watched once it was answered in this ``epoch``: see `proof.Proof`.
+    """
+    watched = tried = others = 0
+    for status in share:
+        if status is None:
             others += 1
-        elif each.is_watched:
-            watched += 1
-        elif each.is_refused:
-            refused += 1
-        elif each.unwatched_seconds >= TRIED_SECONDS:
+        elif status.unwatched_since is None:
+            watched += status.epoch == epoch
+            others += status.epoch != epoch
+        elif now - status.unwatched_since >= TRIED_SECONDS:
             tried += 1
-        else:
+        elif not _is_refused(status):
             others += 1
     return Census(watched, others == 0 and (watched > 0 or tried == 0))
+
+
+def _is_refused(status: Status) -> bool:
+    """Whether its server refused the login, and would refuse it to anybody."""
+    return status.state is State.PARKED and status.ended_by is not None and status.ended_by.refused

@@ -8,7 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ..errors import DatabaseError
 from ..proof import Proof
@@ -17,7 +17,8 @@ from .instance import Instance
 from .news import News, Share
 from .observation import Observation
 from .sharing import Sharing, slot_of, view_text
-from .table import NoTable, TableUnreachable, TableUnusable
+from .show import show_instances
+from .table import FleetTable, NoTable, TableUnreachable, TableUnusable
 
 # A third of the silence after which an instance counts as dead, so that two beats may be lost.
 BEATS_IN_A_SILENCE = 3
@@ -25,13 +26,6 @@ BEATS_IN_A_SILENCE = 3
 GAP_BEATS = 2
 BEAT_JITTER = 0.1
 LEAVE_SECONDS = 2.0
-
-
-class Table(Protocol):
-    """What is used of the table: see `fleet.table.FleetTable`."""
-
-    def beat(self, row: Instance, condemned: Iterable[Instance] = ()) -> list[Instance]: ...
-    def leave(self, row: Instance) -> None: ...
 
 
 class Joined(NamedTuple):
@@ -56,7 +50,7 @@ class Membership:
 
     def __init__(
         self,
-        table: Table,
+        table: FleetTable,
         name: str,
         silence_seconds: float,
         clock: Callable[[], float],
@@ -86,6 +80,11 @@ class Membership:
     # Whose a mailbox is
 
     @property
+    def epoch(self) -> int:
+        """See `proof.Proof`."""
+        return self._proof.epoch
+
+    @property
     def is_alone(self) -> bool:
         return self._sharing is None
 
@@ -93,13 +92,15 @@ class Membership:
         """Whether this instance is to watch the mailbox."""
         return self._owner_of(mailbox_id) == self._name
 
-    def released(self, watched: Iterable[str]) -> dict[str, str]:
-        """Those of the mailboxes that may be left to their owners, and to whom."""
+    def release(self, watched: Iterable[str]) -> set[str]:
+        """Those of the mailboxes, watched here and another's, that may be left to their owners."""
         if self._sharing is None:
-            return {}
+            return set()
         ready = self._sharing.ready(self._observation.others(), self._counts)
         owners = {id_: self._owner_of(id_) for id_ in watched} if ready else {}
-        return {id_: owner for id_, owner in owners.items() if owner in ready}
+        released = {id_: owner for id_, owner in owners.items() if owner in ready}
+        self._news.released(Counter(released.values()))
+        return set(released)
 
     def _owner_of(self, mailbox_id: str) -> str:
         if self._sharing is None:
@@ -138,7 +139,8 @@ class Membership:
         except (NoTable, TableUnusable) as error:
             return Joined(self._clock(), trouble=error)
         except TableUnreachable as error:
-            raise DatabaseError(f"{error}: check DATABASE_URL, and that it runs") from error
+            remedy = "check DATABASE_URL and that the database runs"
+            raise DatabaseError(f"{error}: {remedy}") from error
         return Joined(self._clock(), asked_at, rows)
 
     def joined(self, joined: Joined) -> None:
@@ -207,6 +209,9 @@ class Membership:
 
     def _next_row(self, census: Census) -> Instance:
         self._beats += 1
+        return self._row(census)
+
+    def _row(self, census: Census) -> Instance:
         return Instance(
             name=self._name,
             incarnation=self._incarnation,
@@ -287,6 +292,12 @@ class Membership:
         if silent and silent != self._condemned:
             self._beat_at = now
         self._condemned = silent
+
+    def report(self, census: Census) -> None:
+        """Log the instances."""
+        if not self.is_alone:
+            own = self._row(census)
+            show_instances([own, *self._observation.others().values()], self._name)
 
     # Leaving
 
