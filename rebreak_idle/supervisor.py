@@ -189,9 +189,12 @@ class Supervisor:
         self._reconcile()
 
     def _census(self) -> Census:
-        workers = (self._workers.get(id_) for id_ in self._rows if self._fleet.is_mine(id_))
-        share = (worker.status() if worker else None for worker in workers)
-        return take_census(share, self._fleet.epoch, time.monotonic())
+        """How its own share is doing, but for the rows that nobody can use."""
+        rows = self._rows.values()
+        mine = (row.id for row in rows if not row.problem and self._fleet.is_mine(row.id))
+        workers = map(self._workers.get, mine)
+        statuses = (worker.status() if worker else None for worker in workers)
+        return take_census(statuses, self._fleet.proof.epoch, time.monotonic())
 
     # Workers
 

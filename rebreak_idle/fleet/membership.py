@@ -14,9 +14,9 @@ from ..errors import DatabaseError
 from ..proof import Proof
 from .census import Census
 from .instance import Instance
-from .news import News, Share
+from .news import News
 from .observation import Observation
-from .sharing import Sharing, slot_of, view_text
+from .share import Share
 from .show import show_instances
 from .table import FleetTable, NoTable, TableUnreachable, TableUnusable
 
@@ -58,7 +58,7 @@ class Membership:
         proof: Proof,
     ) -> None:
         self._table = table
-        self._proof = proof
+        self.proof = proof
         self._name = name
         self._incarnation = str(uuid.uuid4())
         self._silence_seconds = silence_seconds
@@ -67,58 +67,37 @@ class Membership:
         self._clock = clock
         self._random = random
         self._observation = Observation(name, silence_seconds)
-        self._sharing: Sharing | None = None
+        self._share = Share(name)
         self._beats = 0
         self._condemned: list[Instance] = []
         self._beaten_at = self._turned_at = self._beat_at = clock()
         self._is_beating = False
         self._adopted_at = self._rows_asked_at = 0.0
-        self._slots: dict[str, int] = {}
-        self._counts: Counter[str] = Counter()
+        self._is_new = False
         self._news = News(clock)
 
     # Whose a mailbox is
 
     @property
-    def epoch(self) -> int:
-        """See `proof.Proof`."""
-        return self._proof.epoch
-
-    @property
     def is_alone(self) -> bool:
-        return self._sharing is None
+        return self._share.is_alone
 
     def is_mine(self, mailbox_id: str) -> bool:
         """Whether this instance is to watch the mailbox."""
-        return self._owner_of(mailbox_id) == self._name
+        return self._share.is_mine(mailbox_id)
 
     def release(self, watched: Iterable[str]) -> set[str]:
         """Those of the mailboxes, watched here and another's, that may be left to their owners."""
-        if self._sharing is None:
-            return set()
-        ready = self._sharing.ready(self._observation.others(), self._counts)
-        owners = {id_: self._owner_of(id_) for id_ in watched} if ready else {}
-        released = {id_: owner for id_, owner in owners.items() if owner in ready}
+        released = self._share.released(watched, self._observation.others())
         self._news.released(Counter(released.values()))
         return set(released)
 
-    def _owner_of(self, mailbox_id: str) -> str:
-        if self._sharing is None:
-            return self._name
-        return self._sharing.owner_of(self._slot_of(mailbox_id))
-
-    def _slot_of(self, mailbox_id: str) -> int:
-        slot = self._slots.get(mailbox_id)
-        return slot_of(mailbox_id) if slot is None else slot
-
     def rows_read(self, mailbox_ids: Iterable[str]) -> None:
         """These are the mailboxes; `joined` was called before."""
-        self._slots = {id_: self._slot_of(id_) for id_ in mailbox_ids}
-        self._count()
-
-    def _count(self) -> None:
-        """How many mailboxes each instance has in this view."""
-        self._counts = Counter(map(self._owner_of, self._slots))
+        self._share.set_mailboxes(mailbox_ids)
+        if self._is_new:
+            self._is_new = False
+            self._news.joined(self._name, self._share)
 
     # Joining
 
@@ -149,18 +128,19 @@ class Membership:
             self._be_alone(joined.trouble)
         elif joined.rows is not None:
             self._beaten_at = self._turned_at = self._clock()
-            self._observation.begin_anew()
+            self._is_new = True
+            self._begin_anew()
             self._observation.saw(joined.rows, joined.asked_at, joined.at)
             self._adopt(joined.at)
             self._plan()
-            self._proof.look_up_seconds = self._silence_seconds
-            self._proof.gap_seconds = self._gap_seconds
+            self.proof.look_up_seconds = self._silence_seconds
+            self.proof.gap_seconds = self._gap_seconds
         self._rows_asked_at = joined.at
 
     def _be_alone(self, why: NoTable | TableUnusable) -> None:
         self._news.alone(why, is_new=not self.is_alone)
-        self._sharing = None
-        self._proof.look_up_seconds = self._proof.gap_seconds = math.inf
+        self._share.adopt(None)
+        self.proof.look_up_seconds = self.proof.gap_seconds = math.inf
 
     # Beating
 
@@ -181,9 +161,13 @@ class Membership:
     def _notice_gap(self, now: float) -> None:
         if not self.is_alone and now - self._turned_at > self._gap_seconds:
             self._news.stood_still(now - self._turned_at)
-            self._observation.begin_anew()
-            self._proof.epoch += 1
+            self._begin_anew()
+            self.proof.epoch += 1
         self._turned_at = now
+
+    def _begin_anew(self) -> None:
+        self._observation.begin_anew()
+        self._condemned = []
 
     def begin_beat(self, census: Census) -> Callable[[], Callable[[], bool]]:
         """A beat, to be called on any other thread; what it returns is to be called here, and
@@ -217,15 +201,15 @@ class Membership:
             incarnation=self._incarnation,
             beat=self._beats,
             leaving=False,
-            view=self._sharing.view if self._sharing else view_text([self._name]),
+            view=self._share.view,
             settled=census.is_settled and self._rows_asked_at >= self._adopted_at,
-            mailboxes=self._counts[self._name],
+            mailboxes=self._share.mine,
             watched=census.watched,
         )
 
     def _not_beaten(self, text: str) -> bool:
         self._is_beating = False
-        self._plan()
+        self._beat_at = self._next_beat_at()
         self._news.unreachable(text)
         return False
 
@@ -239,7 +223,7 @@ class Membership:
         self._is_beating = False
         self._notice_gap(now)
         if now - self._beaten_at > self._gap_seconds:
-            self._observation.begin_anew()
+            self._begin_anew()
         self._beaten_at = now
         self._news.reachable()
         silent = {
@@ -265,33 +249,32 @@ class Membership:
 
     def _adopt(self, now: float, silent: Collection[str] = ()) -> bool:
         """Act on who is there now; whether that is another view."""
-        before, counts = self._sharing, self._counts
-        names = {self._name, *self._observation.others()}
-        if before is not None and before.names == names:
+        before, counts = self._share.names, self._share.counts
+        names = frozenset({self._name, *self._observation.others()})
+        if not self.is_alone and before == names:
             return False
-        self._sharing = Sharing(self._name, names)
+        self._share.adopt(names)
         self._adopted_at = now
-        self._count()
-        share = Share(self._counts[self._name], len(self._slots))
-        if before is None:
-            self._news.joined(self._name, names - {self._name})
-        else:
-            gone = {name: counts[name] for name in before.names - names}
-            self._news.changed(gone, silent, names - before.names, share)
+        if not self._is_new:
+            gone = {name: counts[name] for name in before - names}
+            self._news.changed(gone, silent, names - before, self._share)
         return True
 
     def _plan(self) -> None:
-        """When to beat next: in good time to notice that another has fallen silent."""
-        now = self._clock()
-        jitter = 1 + BEAT_JITTER * (2 * self._random() - 1)
-        self._beat_at = now + self._beat_seconds * jitter
-        silence_at = self._observation.next_silence_at()
-        if silence_at is not None:
-            self._beat_at = min(self._beat_at, max(now, silence_at))
-        silent = self._observation.silent()
-        if silent and silent != self._condemned:
-            self._beat_at = now
+        """When to beat next: in good time to notice that another has fallen silent, and at once
+        to condemn it.
+        """
+        self._beat_at = self._next_beat_at()
+        silent, silence_at = self._observation.silent(), self._observation.next_silence_at()
+        if not silent and silence_at is not None:
+            self._beat_at = min(self._beat_at, silence_at)
+        elif silent != self._condemned:
+            self._beat_at = self._clock()
         self._condemned = silent
+
+    def _next_beat_at(self) -> float:
+        jitter = 1 + BEAT_JITTER * (2 * self._random() - 1)
+        return self._clock() + self._beat_seconds * jitter
 
     def report(self, census: Census) -> None:
         """Log the instances."""

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
 
 from ..limits import seconds_text
 from ..log import RepeatFilter, sanitize
 from ..log import fleet_logger as logger
+from .share import Share
 from .table import NoTable, TableUnusable
-
-
-class Share(NamedTuple):
-    """How many of the mailboxes are this instance's."""
-
-    mine: int
-    all: int
-
-    def __str__(self) -> str:
-        return f"{self.mine} of {self.all} mailboxes are watched here"
 
 
 class News:
@@ -44,10 +34,10 @@ class News:
                 sanitize(str(why)),
             )
 
-    def joined(self, name: str, others: Collection[str]) -> None:
+    def joined(self, name: str, share: Share) -> None:
         self._alone.forget()
-        them = ", ".join(sorted(others)) or "nobody else yet"
-        logger.info("joined as %s, with %s", sanitize(name), sanitize(them))
+        others = ", ".join(sorted(share.names - {name})) or "nobody else yet"
+        logger.info("joined as %s, with %s: %s", sanitize(name), sanitize(others), share)
 
     def changed(
         self, gone: Mapping[str, int], silent: Collection[str], came: Collection[str], share: Share

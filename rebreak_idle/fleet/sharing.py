@@ -44,10 +44,10 @@ def view_text(names: Iterable[str]) -> str:
 
 
 class Sharing:
-    """Whose each mailbox is in one view, and what the others say of theirs."""
+    """Whose each slot is in one view, and what the others say of theirs."""
 
-    def __init__(self, name: str, names: Iterable[str]) -> None:
-        self.names = frozenset(names) | {name}
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = frozenset(names)
         self.view = view_text(self.names)
         self._owners = owners_of_slots(self.names)
 

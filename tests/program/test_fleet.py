@@ -112,13 +112,7 @@ def test_three_share_the_mailboxes_and_two_take_over_from_one_that_is_killed(fle
     """Its mailboxes are watched again in time, and the others' sessions are not touched."""
     daemons = {name: fleet.start(name) for name in ("a", "b", "c")}
     fleet.wait_settled("a", "b", "c")
-    before = {c.number for c in fleet.imap.connections if c.closed is None}
     daemons["b"].signal(signal.SIGKILL)
-    killed_at = time.monotonic()
     wait_for(lambda: not fleet.all_have(1), ROOM_SECONDS, "its sessions to end")
     wait_for(lambda: fleet.all_have(1), ROOM_SECONDS, "the others to take over")
-    print("took", time.monotonic() - killed_at)
     fleet.wait_settled("a", "c")
-    for name in ("a", "c"):
-        print(daemons[name].text)
-    assert before
