@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from .log import Logger
+from .proof import UNPROVEN
 
 PROGRESS_SLACK_SECONDS = 60.0
 
@@ -108,14 +109,25 @@ class Progress:
         since = max(self._next_step_by, self._aborted_at)
         return self._clock() > since + PROGRESS_SLACK_SECONDS
 
+    def stood_still(self) -> None:
+        """The session must be answered before it counts."""
+        self.epoch = UNPROVEN
+
     def status(
-        self, owes: bool, next_scan_at: float, trouble: str, ended_by: Trouble | None
+        self,
+        owes: bool,
+        in_line: bool,
+        next_scan_at: float,
+        trouble: str,
+        ended_by: Trouble | None,
     ) -> Status:
         """How the mailbox is doing; what is read may be a moment old."""
-        now = self._clock()
+        now, state = self._clock(), self.state
+        if state is State.SCANNING and not in_line:
+            state = State.IDLING  # as it will be in a moment
         tries = [at for at in (self._next_try_at, next_scan_at) if now < at < math.inf]
         return Status(
-            state=self.state,
+            state=state,
             for_seconds=now - self._since,
             owes=owes,
             next_try_seconds=max(tries) - now if tries else None,

@@ -181,7 +181,10 @@ class Supervisor:
             outcome = beat()
             self.post(lambda: self._beaten(outcome))
 
-        threading.Thread(target=run, name="idle-fleet", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="idle-fleet", daemon=True).start()
+        except RuntimeError as error:
+            self._fleet.not_beaten(str(error))
 
     def _beaten(self, outcome: Callable[[], bool]) -> None:
         if outcome():
@@ -194,7 +197,8 @@ class Supervisor:
         mine = (row.id for row in rows if not row.problem and self._fleet.is_mine(row.id))
         workers = map(self._workers.get, mine)
         statuses = (worker.status() if worker else None for worker in workers)
-        return take_census(statuses, self._fleet.proof.epoch, time.monotonic())
+        fleet = self._fleet
+        return take_census(statuses, fleet.proof.epoch, time.monotonic(), fleet.awake_seconds)
 
     # Workers
 
@@ -202,11 +206,7 @@ class Supervisor:
         """Have a worker for each mailbox of this instance, and for each that nobody took over."""
         running = {id_: worker.mailbox for id_, worker in self._workers.items()}
         is_mine = self._fleet.is_mine
-        others = [
-            id_
-            for id_, worker in self._workers.items()
-            if id_ in self._rows and not is_mine(id_) and not worker.is_stopping()
-        ]
+        others = [id_ for id_ in self._wanted if id_ in self._rows and not is_mine(id_)]
         stay = set(others) - self._fleet.release(others)
         self._wanted = {
             id_: mailbox for id_, mailbox in self._rows.items() if id_ in stay or is_mine(id_)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NoReturn
 
 from .errors import Interrupted, MailboxUnusable, RebreakError
@@ -16,7 +15,6 @@ from .limits import interval_text
 from .log import Logger
 from .mailbox import Mailbox
 from .pooled import COMMANDS_IN_A_ROW, PooledTask
-from .proof import UNPROVEN
 from .recovery import Ending, Recovery, Remedy
 from .scan.pending import CATCH_UP, EXISTS, POLL
 from .scan.scanner import Scanner
@@ -53,9 +51,7 @@ class IdleWorker(threading.Thread):
             services.scans, services.clock, services.unexpected_errors
         )
         self.scanner.serve(mailbox, self._logger, self._woken.set)
-        self._recovery = Recovery(
-            services.config, self._logger, services.clock, services.good_logins
-        )
+        self._recovery = Recovery(services.config, self._logger, self._clock, services.good_logins)
         self._inbox = Inbox(services.config, self._logger, services.clock)
         self._opened_at = math.inf
         self._pool = PooledTask(services, self._progress, self._woken.set, self._wait)
@@ -94,11 +90,9 @@ class IdleWorker(threading.Thread):
         trouble = scanner.troubles.last
         if self._opened_at == math.inf:  # there is no session
             trouble = self._recovery.troubles.last or trouble
-        ended_by = self._recovery.ended_by
-        status = self._progress.status(scanner.owed, scanner.next_try_at, trouble, ended_by)
-        if status.state is State.SCANNING and not scanner.in_line:
-            return replace(status, state=State.IDLING)  # as it will be in a moment
-        return status
+        return self._progress.status(
+            scanner.owed, scanner.in_line, scanner.next_try_at, trouble, self._recovery.ended_by
+        )
 
     def is_overdue(self) -> bool:
         """Whether it should long have made its next step."""
@@ -242,7 +236,7 @@ class IdleWorker(threading.Thread):
             left = min(look_up, self.scanner.next_try_at) - self._clock()
             self._hear(session.wait(max(0.0, left)))
             if self._clock() - look_up > proof.gap_seconds:
-                progress.epoch = UNPROVEN
+                progress.stood_still()
             self._pause(session.rest_seconds)
 
     def _examine_and_idle(self, session: SessionLike) -> tuple[Finding, bool]:

@@ -18,26 +18,32 @@ class Census(NamedTuple):
     is_settled: bool
     """Whether each is watched, or parked because its server refused it, or has been tried for
     long enough. An instance none of whose mailboxes works never settles: it may be its own fault
-    (a wrong key, a network that leads nowhere), and others have sessions that it would cost."""
+    (a wrong key, a network that leads nowhere, an address that the servers refuse), and others
+    have sessions that it would cost."""
 
 
-def take_census(share: Iterable[Status | None], epoch: int, now: float) -> Census:
+def take_census(
+    share: Iterable[Status | None], epoch: int, now: float, awake_seconds: float
+) -> Census:
     """Count the mailboxes of a share; None stands for one that has no thread yet.
 
-    A session counts as watched once it was answered in this ``epoch``: see `proof.Proof`.
+    A session counts as watched once it was answered in this ``epoch``: see `proof.Proof`. Nothing
+    was tried while the process stood still, so that only the last ``awake_seconds`` count.
     """
-    watched = tried = others = 0
+    watched = refused = tried = others = 0
     for status in share:
         if status is None:
             others += 1
         elif status.unwatched_since is None:
             watched += status.epoch == epoch
             others += status.epoch != epoch
-        elif now - status.unwatched_since >= TRIED_SECONDS:
+        elif _is_refused(status):
+            refused += 1
+        elif min(now - status.unwatched_since, awake_seconds) >= TRIED_SECONDS:
             tried += 1
-        elif not _is_refused(status):
+        else:
             others += 1
-    return Census(watched, others == 0 and (watched > 0 or tried == 0))
+    return Census(watched, others == 0 and (watched > 0 or refused + tried == 0))
 
 
 def _is_refused(status: Status) -> bool:

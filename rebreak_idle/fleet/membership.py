@@ -11,20 +11,17 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ..errors import DatabaseError
+from ..log import fleet_logger as logger
 from ..proof import Proof
+from .beats import Beats
 from .census import Census
 from .instance import Instance
 from .news import News
 from .observation import Observation
 from .share import Share
 from .show import show_instances
-from .table import FleetTable, NoTable, TableUnreachable, TableUnusable
+from .table import FleetTable, NoTable, TableReadOnly, TableUnreachable, TableUnusable
 
-# A third of the silence after which an instance counts as dead, so that two beats may be lost.
-BEATS_IN_A_SILENCE = 3
-# After so many beats that were missed, whatever the reason, nothing is known of the others.
-GAP_BEATS = 2
-BEAT_JITTER = 0.1
 LEAVE_SECONDS = 2.0
 
 
@@ -62,16 +59,12 @@ class Membership:
         self._name = name
         self._incarnation = str(uuid.uuid4())
         self._silence_seconds = silence_seconds
-        self._beat_seconds = silence_seconds / BEATS_IN_A_SILENCE
-        self._gap_seconds = GAP_BEATS * self._beat_seconds
         self._clock = clock
-        self._random = random
+        self._beats = Beats(silence_seconds, clock, random)
         self._observation = Observation(name, silence_seconds)
         self._share = Share(name)
-        self._beats = 0
+        self._number = 0
         self._condemned: list[Instance] = []
-        self._beaten_at = self._turned_at = self._beat_at = clock()
-        self._is_beating = False
         self._adopted_at = self._rows_asked_at = 0.0
         self._is_new = False
         self._news = News(clock)
@@ -87,7 +80,12 @@ class Membership:
         return self._share.is_mine(mailbox_id)
 
     def release(self, watched: Iterable[str]) -> set[str]:
-        """Those of the mailboxes, watched here and another's, that may be left to their owners."""
+        """Those of the mailboxes, watched here and another's, that may be left to their owners.
+
+        None, where what the others say is from before an outage or a standstill.
+        """
+        if not self._beats.are_rows_fresh:
+            return set()
         released = self._share.released(watched, self._observation.others())
         self._news.released(Counter(released.values()))
         return set(released)
@@ -127,14 +125,14 @@ class Membership:
         if joined.trouble is not None:
             self._be_alone(joined.trouble)
         elif joined.rows is not None:
-            self._beaten_at = self._turned_at = self._clock()
+            self._beats.begin(joined.asked_at)
             self._is_new = True
             self._begin_anew()
             self._observation.saw(joined.rows, joined.asked_at, joined.at)
             self._adopt(joined.at)
             self._plan()
             self.proof.look_up_seconds = self._silence_seconds
-            self.proof.gap_seconds = self._gap_seconds
+            self.proof.gap_seconds = self._beats.gap_seconds
         self._rows_asked_at = joined.at
 
     def _be_alone(self, why: NoTable | TableUnusable) -> None:
@@ -147,23 +145,24 @@ class Membership:
     @property
     def wait_seconds(self) -> float:
         """How long the supervisor may wait before it asks `is_beat_due` again."""
-        if self.is_alone:
-            return math.inf
-        wait = self._beat_at - self._clock()
-        return self._beat_seconds if self._is_beating else max(0.0, min(wait, self._beat_seconds))
+        return math.inf if self.is_alone else self._beats.wait_seconds
+
+    @property
+    def awake_seconds(self) -> float:
+        """For how long this process has not stood still."""
+        return self._beats.awake_seconds
 
     def is_beat_due(self) -> bool:
         """To be asked each time that the supervisor wakes: a loop that hangs does not beat."""
-        now = self._clock()
-        self._notice_gap(now)
-        return not self.is_alone and not self._is_beating and now >= self._beat_at
+        self._notice_standstill()
+        return not self.is_alone and self._beats.is_due()
 
-    def _notice_gap(self, now: float) -> None:
-        if not self.is_alone and now - self._turned_at > self._gap_seconds:
-            self._news.stood_still(now - self._turned_at)
+    def _notice_standstill(self) -> None:
+        still_seconds = self._beats.stood_still()
+        if still_seconds is not None and not self.is_alone:
+            self._news.stood_still(still_seconds)
             self._begin_anew()
             self.proof.epoch += 1
-        self._turned_at = now
 
     def _begin_anew(self) -> None:
         self._observation.begin_anew()
@@ -173,7 +172,7 @@ class Membership:
         """A beat, to be called on any other thread; what it returns is to be called here, and
         tells whether the view is another one.
         """
-        self._is_beating = True
+        self._beats.is_under_way = True
         row = self._next_row(census)
         condemned = self._condemned
 
@@ -181,55 +180,58 @@ class Membership:
             asked_at = self._clock()
             try:
                 rows = self._table.beat(row, condemned)
-            except TableUnreachable as error:
+            except (TableUnreachable, TableReadOnly) as error:
                 text = str(error)
-                return lambda: self._not_beaten(text)
+                return lambda: self.not_beaten(text)
             except (NoTable, TableUnusable) as error:
                 trouble = error
                 return lambda: self._fell_out(trouble)
+            except Exception as error:  # noqa: BLE001  # whatever it is, the next beat comes
+                logger.exception("unexpected error in a beat:")
+                text = f"unexpected error {error.__class__.__name__}"
+                return lambda: self.not_beaten(text)
             return lambda: self._beaten(rows, asked_at)
 
         return beat
 
     def _next_row(self, census: Census) -> Instance:
-        self._beats += 1
+        self._number += 1
         return self._row(census)
 
     def _row(self, census: Census) -> Instance:
         return Instance(
             name=self._name,
             incarnation=self._incarnation,
-            beat=self._beats,
+            beat=self._number,
             leaving=False,
             view=self._share.view,
             settled=census.is_settled and self._rows_asked_at >= self._adopted_at,
+            share=self._share.fingerprints[self._name],
             mailboxes=self._share.mine,
             watched=census.watched,
         )
 
-    def _not_beaten(self, text: str) -> bool:
-        self._is_beating = False
-        self._beat_at = self._next_beat_at()
+    def not_beaten(self, text: str) -> bool:
+        """A beat failed, or could not even begin."""
+        self._beats.failed()
         self._news.unreachable(text)
         return False
 
     def _fell_out(self, trouble: NoTable | TableUnusable) -> bool:
-        self._is_beating = False
+        self._beats.is_under_way = False
         self._be_alone(trouble)
         return True
 
     def _beaten(self, rows: list[Instance], asked_at: float) -> bool:
         now = self._clock()
-        self._is_beating = False
-        self._notice_gap(now)
-        if now - self._beaten_at > self._gap_seconds:
+        self._notice_standstill()
+        if self._beats.succeeded(asked_at):
             self._begin_anew()
-        self._beaten_at = now
         self._news.reachable()
         silent = {
             name
             for name in self._observation.others()
-            if self._observation.silent_seconds(name, now) > self._gap_seconds
+            if self._observation.silent_seconds(name, now) > self._beats.gap_seconds
         }
         self._observation.saw(rows, asked_at, now)
         was_forgotten = self._look_at_own_row(rows)
@@ -264,17 +266,14 @@ class Membership:
         """When to beat next: in good time to notice that another has fallen silent, and at once
         to condemn it.
         """
-        self._beat_at = self._next_beat_at()
-        silent, silence_at = self._observation.silent(), self._observation.next_silence_at()
-        if not silent and silence_at is not None:
-            self._beat_at = min(self._beat_at, silence_at)
+        silent = self._observation.silent()
+        if not silent:
+            self._beats.plan(self._observation.silences_at())
         elif silent != self._condemned:
-            self._beat_at = self._clock()
+            self._beats.plan([self._clock()])
+        else:
+            self._beats.plan()
         self._condemned = silent
-
-    def _next_beat_at(self) -> float:
-        jitter = 1 + BEAT_JITTER * (2 * self._random() - 1)
-        return self._clock() + self._beat_seconds * jitter
 
     def report(self, census: Census) -> None:
         """Log the instances."""
@@ -290,8 +289,9 @@ class Membership:
             return
         row = self._next_row(Census(0, False))
         leaving = threading.Thread(target=self._leave, args=(row,), name="idle-fleet", daemon=True)
-        leaving.start()
-        leaving.join(LEAVE_SECONDS)
+        with suppress(RuntimeError):  # no thread can be started: the others notice its silence
+            leaving.start()
+            leaving.join(LEAVE_SECONDS)
 
     def _leave(self, row: Instance) -> None:
         with suppress(NoTable, TableUnusable, TableUnreachable):

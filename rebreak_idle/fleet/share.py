@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from .instance import Instance
-from .sharing import Sharing, slot_of, view_text
+from .sharing import SLOTS, Sharing, hash_of, view_text
 
 
 class Share:
@@ -15,9 +15,12 @@ class Share:
     def __init__(self, name: str) -> None:
         self._name = name
         self._sharing: Sharing | None = None
-        self._slots: dict[str, int] = {}
+        self._hashes: dict[str, int] = {}
         self.counts: Counter[str] = Counter()
         """How many mailboxes each instance has in this view."""
+        self.fingerprints: defaultdict[str, str] = defaultdict(str)
+        """A fingerprint of these mailboxes, in whatever order they came: the sum of their hashes,
+        modulo 2^64, in hex; empty where there are none."""
 
     @property
     def is_alone(self) -> bool:
@@ -37,7 +40,7 @@ class Share:
         return self.counts[self._name]
 
     def __str__(self) -> str:
-        return f"{self.mine} of {len(self._slots)} mailboxes are watched here"
+        return f"{self.mine} of {len(self._hashes)} mailboxes are watched here"
 
     def is_mine(self, mailbox_id: str) -> bool:
         return self._owner_of(mailbox_id) == self._name
@@ -48,23 +51,30 @@ class Share:
         self._count()
 
     def set_mailboxes(self, mailbox_ids: Iterable[str]) -> None:
-        self._slots = {id_: self._slot_of(id_) for id_ in mailbox_ids}
+        self._hashes = {id_: self._hash_of(id_) for id_ in mailbox_ids}
         self._count()
 
     def released(self, watched: Iterable[str], others: Mapping[str, Instance]) -> dict[str, str]:
         """Those of the mailboxes that may be left to their owners, and to whom."""
-        ready = self._sharing.ready(others, self.counts) if self._sharing else frozenset()
+        ready = self._sharing.ready(others, self.fingerprints) if self._sharing else frozenset()
         owners = {id_: self._owner_of(id_) for id_ in watched} if ready else {}
         return {id_: owner for id_, owner in owners.items() if owner in ready}
 
     def _owner_of(self, mailbox_id: str) -> str:
         if self._sharing is None:
             return self._name
-        return self._sharing.owner_of(self._slot_of(mailbox_id))
+        return self._sharing.owner_of(self._hash_of(mailbox_id) % SLOTS)
 
-    def _slot_of(self, mailbox_id: str) -> int:
-        slot = self._slots.get(mailbox_id)
-        return slot_of(mailbox_id) if slot is None else slot
+    def _hash_of(self, mailbox_id: str) -> int:
+        known = self._hashes.get(mailbox_id)
+        return hash_of(mailbox_id) if known is None else known
 
     def _count(self) -> None:
-        self.counts = Counter(map(self._owner_of, self._slots))
+        self.counts = Counter()
+        sums: dict[str, int] = defaultdict(int)
+        for id_, number in self._hashes.items():
+            owner = self._owner_of(id_)
+            self.counts[owner] += 1
+            sums[owner] += number
+        texts = {name: f"{total % 2**64:016x}" for name, total in sums.items()}
+        self.fingerprints = defaultdict(str, texts)

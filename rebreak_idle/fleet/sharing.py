@@ -24,10 +24,11 @@ def _weight(name: str, slot: int) -> bytes:
     return blake2b(f"{name}\0{slot}".encode(), digest_size=16).digest()
 
 
-def slot_of(mailbox_id: str) -> int:
-    """The slot of a mailbox: the same on every machine and Python."""
+def hash_of(mailbox_id: str) -> int:
+    """A number of 64 bits for a mailbox: the same on every machine and Python. Modulo `SLOTS`
+    it is the slot."""
     digest = blake2b(mailbox_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % SLOTS
+    return int.from_bytes(digest, "big")
 
 
 def owners_of_slots(names: Iterable[str]) -> list[str]:
@@ -55,17 +56,18 @@ class Sharing:
         """The instance that watches the mailboxes of a slot."""
         return self._owners[slot]
 
-    def ready(self, others: Mapping[str, Instance], counts: Mapping[str, int]) -> frozenset[str]:
+    def ready(self, others: Mapping[str, Instance], shares: Mapping[str, str]) -> frozenset[str]:
         """The instances to which their mailboxes may be left.
 
-        Each has the same view and has settled in it, and counts as many mailboxes of its own as
-        are its own by the rows that are known here (``counts``): one whose row it has not read
-        yet it cannot watch.
+        Each has the same view and has settled in it, and its share is the same by its rows as by
+        those that are known here (``shares``, fingerprints): one whose row it has not read yet it
+        cannot watch. Their number would not do: where one was added and one removed, it is the
+        same.
         """
         return frozenset(
             name
             for name, row in others.items()
-            if name in self.names and self._has_settled(row) and row.mailboxes == counts[name]
+            if name in self.names and self._has_settled(row) and row.share == shares[name]
         )
 
     def _has_settled(self, row: Instance) -> bool:

@@ -20,16 +20,21 @@ LIMITS = Limits(connect_seconds=5, statement_seconds=5, whole_seconds=15.0)
 
 EXISTS = "SELECT to_regclass('idle_instances') IS NOT NULL"
 # The SELECT shows the table as it was before the upsert (PostgreSQL, 7.8.4, "Data-Modifying
-# Statements in WITH"): whether one's own row was still there, and whose it was.
+# Statements in WITH"): whether one's own row was still there, and whose it was. Who was condemned
+# does not know it yet, and may have stood still since it wrote this: it has not settled.
 BEAT = """\
 WITH beaten AS (
     INSERT INTO idle_instances AS mine (
-        fleet, name, incarnation, beat, leaving, view, settled, mailboxes, watched, version,
-        started_at, beat_at
+        fleet, name, incarnation, beat, leaving, view, settled, share, mailboxes, watched,
+        version, started_at, beat_at
     )
     VALUES (
-        %(fleet)s, %(name)s, %(incarnation)s::uuid, %(beat)s, %(leaving)s, %(view)s, %(settled)s,
-        %(mailboxes)s, %(watched)s, %(version)s, now(), now()
+        %(fleet)s, %(name)s, %(incarnation)s::uuid, %(beat)s, %(leaving)s, %(view)s,
+        %(settled)s AND EXISTS (
+            SELECT FROM idle_instances
+            WHERE fleet = %(fleet)s AND name = %(name)s AND incarnation = %(incarnation)s::uuid
+        ),
+        %(share)s, %(mailboxes)s, %(watched)s, %(version)s, now(), now()
     )
     ON CONFLICT (fleet, name) DO UPDATE SET
         incarnation = excluded.incarnation,
@@ -37,6 +42,7 @@ WITH beaten AS (
         leaving = excluded.leaving,
         view = excluded.view,
         settled = excluded.settled,
+        share = excluded.share,
         mailboxes = excluded.mailboxes,
         watched = excluded.watched,
         version = excluded.version,
@@ -44,7 +50,7 @@ WITH beaten AS (
             WHEN excluded.incarnation THEN mine.started_at ELSE now() END,
         beat_at = now()
 )
-SELECT name, incarnation::text, beat, leaving, view, settled, mailboxes, watched
+SELECT name, incarnation::text, beat, leaving, view, settled, share, mailboxes, watched
 FROM idle_instances
 WHERE fleet = %(fleet)s
 """
@@ -72,6 +78,11 @@ class NoTable(RebreakError):
 
 class TableUnusable(RebreakError):
     """The table is there and cannot be used: somebody must grant rights, or create it anew."""
+
+
+class TableReadOnly(TableUnusable):
+    """The table takes no writes now (a standby, a full disk). Who is alone stays so; for a fleet
+    it is an outage."""
 
 
 class TableUnreachable(RebreakError):
@@ -145,6 +156,8 @@ class FleetTable:
                 return action(connection)
         except psycopg.OperationalError as error:
             raise TableUnreachable(_said(error)) from error
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            raise TableReadOnly(_said(error)) from error
         except (psycopg.Error, UnicodeError) as error:
             raise TableUnusable(_said(error)) from error
 
