@@ -198,7 +198,7 @@ class Supervisor:
         workers = map(self._workers.get, mine)
         statuses = (worker.status() if worker else None for worker in workers)
         fleet = self._fleet
-        return take_census(statuses, fleet.proof.epoch, time.monotonic(), fleet.awake_seconds)
+        return take_census(statuses, fleet.proof.epoch, time.monotonic(), fleet.able_seconds)
 
     # Workers
 

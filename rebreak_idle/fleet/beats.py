@@ -29,7 +29,7 @@ class Beats:
     def begin(self, asked_at: float) -> None:
         """The first beat was made, at ``asked_at``."""
         self.is_under_way = False
-        self._due_at = self._beaten_at = self._turned_at = self._awake_at = self._clock()
+        self._due_at = self._beaten_at = self._turned_at = self._able_since = self._clock()
         self._rows_at = asked_at
 
     @property
@@ -39,9 +39,14 @@ class Beats:
         return max(0.0, min(wait, self.beat_seconds))
 
     @property
-    def awake_seconds(self) -> float:
-        """For how long this process has not stood still."""
-        return self._clock() - self._awake_at
+    def able_seconds(self) -> float:
+        """For how long this process has neither stood still nor watched nothing at all."""
+        return self._clock() - self._able_since
+
+    def watches(self, number: int) -> None:
+        """So many mailboxes are watched here."""
+        if not number:
+            self._able_since = self._clock()
 
     @property
     def are_rows_fresh(self) -> bool:
@@ -57,7 +62,7 @@ class Beats:
         still_seconds, self._turned_at = now - self._turned_at, now
         if still_seconds <= self.gap_seconds:
             return None
-        self._awake_at = now
+        self._able_since = now
         return still_seconds
 
     def failed(self) -> None:

@@ -23,12 +23,13 @@ class Census(NamedTuple):
 
 
 def take_census(
-    share: Iterable[Status | None], epoch: int, now: float, awake_seconds: float
+    share: Iterable[Status | None], epoch: int, now: float, able_seconds: float
 ) -> Census:
     """Count the mailboxes of a share; None stands for one that has no thread yet.
 
-    A session counts as watched once it was answered in this ``epoch``: see `proof.Proof`. Nothing
-    was tried while the process stood still, so that only the last ``awake_seconds`` count.
+    A session counts as watched once it was answered in this ``epoch``: see `proof.Proof`. What failed
+    while the process stood still, or while nothing worked, says nothing of the mailbox: it is
+    tried again soon. So only the last ``able_seconds`` count.
     """
     watched = refused = tried = others = 0
     for status in share:
@@ -39,7 +40,7 @@ def take_census(
             others += status.epoch != epoch
         elif _is_refused(status):
             refused += 1
-        elif min(now - status.unwatched_since, awake_seconds) >= TRIED_SECONDS:
+        elif min(now - status.unwatched_since, able_seconds) >= TRIED_SECONDS:
             tried += 1
         else:
             others += 1

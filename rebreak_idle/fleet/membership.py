@@ -148,9 +148,9 @@ class Membership:
         return math.inf if self.is_alone else self._beats.wait_seconds
 
     @property
-    def awake_seconds(self) -> float:
-        """For how long this process has not stood still."""
-        return self._beats.awake_seconds
+    def able_seconds(self) -> float:
+        """For how long this process has neither stood still nor watched nothing at all."""
+        return self._beats.able_seconds
 
     def is_beat_due(self) -> bool:
         """To be asked each time that the supervisor wakes: a loop that hangs does not beat."""
@@ -173,6 +173,7 @@ class Membership:
         tells whether the view is another one.
         """
         self._beats.is_under_way = True
+        self._beats.watches(census.watched)
         row = self._next_row(census)
         condemned = self._condemned
 
