@@ -27,9 +27,9 @@ def take_census(
 ) -> Census:
     """Count the mailboxes of a share; None stands for one that has no thread yet.
 
-    A session counts as watched once it was answered in this ``epoch``: see `proof.Proof`. What failed
-    while the process stood still, or while nothing worked, says nothing of the mailbox: it is
-    tried again soon. So only the last ``able_seconds`` count.
+    A session counts as watched once it was answered in this ``epoch``: see `proof.Proof`. What
+    failed while the process stood still, or while nothing worked, says nothing of the mailbox: it
+    is tried again soon. So only the last ``able_seconds`` count.
     """
     watched = refused = tried = others = 0
     for status in share:

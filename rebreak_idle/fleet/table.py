@@ -16,6 +16,9 @@ from .instance import Instance
 
 T = TypeVar("T")
 
+# A standby that just became one says either, the second where BEGIN asks for READ WRITE: so that
+# default_transaction_read_only, as on a disk that is nearly full, leaves the beats alone.
+READ_ONLY = (psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.FeatureNotSupported)
 LIMITS = Limits(connect_seconds=5, statement_seconds=5, whole_seconds=15.0)
 
 EXISTS = "SELECT to_regclass('idle_instances') IS NOT NULL"
@@ -81,8 +84,8 @@ class TableUnusable(RebreakError):
 
 
 class TableReadOnly(TableUnusable):
-    """The table takes no writes now (a standby, a full disk). Who is alone stays so; for a fleet
-    it is an outage."""
+    """The database takes no writes now: a standby. Who is alone stays so; for a fleet it is an
+    outage."""
 
 
 class TableUnreachable(RebreakError):
@@ -156,7 +159,7 @@ class FleetTable:
                 return action(connection)
         except psycopg.OperationalError as error:
             raise TableUnreachable(_said(error)) from error
-        except psycopg.errors.ReadOnlySqlTransaction as error:
+        except READ_ONLY as error:
             raise TableReadOnly(_said(error)) from error
         except (psycopg.Error, UnicodeError) as error:
             raise TableUnusable(_said(error)) from error

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -23,6 +23,21 @@ BEAT_SECONDS = SILENCE_SECONDS / 3
 TABLE = (Path(__file__).parents[2] / "scripts" / "idle_instances.sql").read_text("utf-8")
 # What a machine that is busy with other tests may need beyond what is promised.
 ROOM_SECONDS = 40.0
+
+
+@contextmanager
+def refusing_writes(database: Database, code: str) -> Iterator[None]:
+    """The table's database takes no writes, and says so by this SQLSTATE, as a standby does."""
+    database.execute(f"""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'a standby' USING ERRCODE = '{code}'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON idle_instances
+        FOR EACH ROW EXECUTE FUNCTION refuse()
+    """)
+    try:
+        yield
+    finally:
+        database.execute("DROP FUNCTION refuse CASCADE")
 
 
 class Fleet:
