@@ -92,18 +92,27 @@ def rows_change(world: World) -> None:
             process.supervisor.refresh()
 
 
+def newcomer_meets_a_new_row(world: World) -> None:
+    """One reads the row that the newcomer has not read, before it knows of the newcomer."""
+    newcomer(world)
+    world.run(world.draw(0.5, 9))
+    world.add_row()
+    if process := one_of(world):
+        process.supervisor.refresh()
+
+
 def nothing(world: World) -> None:
     pass
 
 
 Event = Callable[[World], None]
 EVENTS: list[Event] = [
-    newcomer, newcomer, death, orderly_stop, standstill, partition, outage, rows_change,
-    rows_change, nothing,
+    newcomer, newcomer, newcomer_meets_a_new_row, death, orderly_stop, standstill, partition,
+    outage, rows_change, rows_change, nothing,
 ]  # fmt: skip
 OUTAGES: list[Event] = [outage, outage, rows_change, nothing]
 STANDSTILLS: list[Event] = [newcomer, standstill, standstill, standstill, nothing]
-CHANGES: list[Event] = [newcomer, death, rows_change, rows_change, rows_change]
+CHANGES: list[Event] = [newcomer_meets_a_new_row, newcomer_meets_a_new_row, death, nothing]
 
 
 def heal(world: World) -> None:
