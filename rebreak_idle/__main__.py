@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 import argparse
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -31,12 +32,17 @@ from .config import Config, read_settings
 from .database_url import password_of
 from .errors import ConfigError
 from .faults import UnexpectedErrors
+from .fleet.membership import Membership
+from .fleet.sharing import fleet_fingerprint
+from .fleet.show import show_table
+from .fleet.table import FleetTable
 from .hosts import Hosts
 from .imap.connector import Connector, tls_context
 from .log import Log, escape, open_standard_descriptors, sanitize
 from .log import database_logger as logger
 from .mailbox import Mailbox
 from .progress import Progress
+from .proof import Proof
 from .scan.client import ScanClient
 from .scan.line import ScanLine
 from .scan.scanner import Scanner
@@ -154,6 +160,7 @@ def _check(config: Config) -> Check:
         lambda mailbox: TrialLogin(mailbox, connector.session, decrypt, tokens),
         Hosts(config, time.monotonic, connector.resolver),
         client.reach,
+        lambda: show_table(_fleet_table(config)),
     )
 
 
@@ -170,6 +177,7 @@ def _run_daemon(config: Config, max_sessions: int, output: Log) -> NoReturn:
         make_worker,
         services.scans,
         services.forget_all_but,
+        _membership(config, services.proof),
         config,
         max_sessions,
     )
@@ -181,6 +189,21 @@ def _run_daemon(config: Config, max_sessions: int, output: Log) -> NoReturn:
         logger.info("stopped")
     output.drain()
     os._exit(EX_OK)  # not sys.exit: threads that hang in a system call would be waited for
+
+
+def _fleet_table(config: Config) -> FleetTable:
+    return FleetTable(config.database, fleet_fingerprint(config.query, config.database.schema))
+
+
+def _membership(config: Config, proof: Proof) -> Membership:
+    return Membership(
+        _fleet_table(config),
+        config.instance_name,
+        config.instance_silence_seconds,
+        process.clock_that_runs_on,
+        random.random,
+        proof,
+    )
 
 
 def _services(config: Config) -> Services:

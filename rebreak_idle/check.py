@@ -110,11 +110,13 @@ class Check:
         log_in: Callable[[Mailbox], TrialLogin],
         hosts: Hosts,
         reach_backend: Callable[[], str],
+        show_fleet: Callable[[], None],
     ) -> None:
         self._read_rows = read_rows
         self._log_in = log_in
         self._hosts = hosts
         self._reach_backend = reach_backend
+        self._show_fleet = show_fleet
         self._trials = Trials()
         self._crowd = Crowd()
         self._total = self._tried = 0
@@ -126,6 +128,8 @@ class Check:
         """
         logger.info("environment: ok")
         rows = self._rows()
+        if rows is not None:
+            self._show_fleet()
         ready = self._try_all(rows or [], show)
         backend = self._backend_is_well()
         all_ready = bool(rows) and ready == len(rows or []) and not self._crowd.found_full()

@@ -17,10 +17,12 @@ from .errors import ConfigError
 from .store import DEFAULT_QUERY
 from .values import (
     boolean,
+    default_instance_name,
     encryption_key,
     header_name,
     header_value,
     http_url,
+    instance_name,
     is_utf8,
     key_encoding,
     one_of,
@@ -70,6 +72,8 @@ class Config:
     scan_concurrency: int
     scan_timeout_seconds: float
     imap_allow_private_hosts: bool
+    instance_name: str
+    instance_silence_seconds: float
     log_level: str
 
 
@@ -141,6 +145,8 @@ def load(values: Mapping[str, str], problems: Mapping[str, str] | None = None) -
         scan_concurrency=read.parsed("SCAN_CONCURRENCY", "16", positive_integer),
         scan_timeout_seconds=seconds("SCAN_TIMEOUT_SECONDS", "120"),
         imap_allow_private_hosts=read.parsed("IMAP_ALLOW_PRIVATE_HOSTS", "false", boolean),
+        instance_name=read.parsed("INSTANCE_NAME", default_instance_name(values), instance_name),
+        instance_silence_seconds=seconds("INSTANCE_SILENCE_SECONDS", "30"),
         log_level=read.parsed("LOG_LEVEL", "info", one_of(LOG_LEVELS)),
     )
     for name, check in OPENSSL_VARIABLES.items():

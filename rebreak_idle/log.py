@@ -262,3 +262,4 @@ class Logger(logging.LoggerAdapter[logging.Logger]):
 
 
 database_logger = Logger("db")
+fleet_logger = Logger("fleet")

@@ -22,7 +22,7 @@ from .errors import (
 )
 from .limits import JITTER, WORKED_SECONDS, Backoff, interval_text, seconds_text
 from .log import Logger, RepeatFilter, sanitize
-from .status import State
+from .status import State, Trouble, Who
 
 # A login that was refused, and may work again by itself, is tried again so many times first:
 # providers refuse good passwords for minutes.
@@ -59,6 +59,18 @@ class Remedy(Enum):
     """As RECONNECT, but somebody must act when it stays."""
 
 
+# What the server, or the backend that has no token for it, says to whoever logs in.
+REFUSALS = frozenset(
+    {
+        Remedy.CREDENTIALS,
+        Remedy.UNCLEAR_REFUSAL,
+        Remedy.ACCESS,
+        Remedy.DENIED,
+        Remedy.NOT_CONNECTED,
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """Why a session ended, without the frames that an error holds."""
@@ -75,7 +87,7 @@ class Ending:
         """What an error of the session asks for."""
         match error:
             case PasswordUnreadable() | MailboxUnusable():
-                return cls(str(error), Remedy.ROW)
+                return cls(str(error), Remedy.ROW, "the operator")
             case AccessDenied():
                 return cls(str(error), Remedy.DENIED, error.who)
             case AccessRefused():
@@ -94,6 +106,13 @@ class Ending:
             case _:
                 return cls(str(error), Remedy.RECONNECT)
 
+    def trouble(self, state: State) -> Trouble:
+        """What it is to whoever asks, where it led to this state."""
+        who = Who.NOBODY
+        if state is State.PARKED:
+            who = Who(self.who.removeprefix("the "))
+        return Trouble(self.text, who, self.remedy in REFUSALS)
+
 
 class Recovery:
     """Counts one mailbox's attempts and refusals. Used by its own thread.
@@ -110,6 +129,8 @@ class Recovery:
         good_logins: set[int],
     ) -> None:
         self.troubles = RepeatFilter(clock)
+        self.ended_by: Trouble | None = None
+        """What ended the last session, None where none ended since the last login."""
         self._config = config
         self._logger = logger
         self._good_logins = good_logins
@@ -146,6 +167,7 @@ class Recovery:
     def opened_inbox(self) -> None:
         """The server let us into INBOX."""
         self._good_logins.add(self._inbox)
+        self.ended_by = None
         self._refusals = self._times_parked = self._not_connected = 0
 
     def next_try(
@@ -156,7 +178,13 @@ class Recovery:
         """
         if is_held_back and ending.remedy in (Remedy.RECONNECT, Remedy.HOST):
             self._wait_for_host(ending)
-            return State.BACKING_OFF, 0.0
+            state, wait = State.BACKING_OFF, 0.0
+        else:
+            state, wait = self._next_try(ending, lasted_seconds)
+        self.ended_by = ending.trouble(state)
+        return state, wait
+
+    def _next_try(self, ending: Ending, lasted_seconds: float) -> tuple[State, float]:
         if lasted_seconds >= WORKED_SECONDS:
             self._attempt = 1
             self.troubles.forget()

@@ -15,6 +15,7 @@ from .hosts import Hosts
 from .imap.responses import Line
 from .imap.uids import Snapshot
 from .mailbox import Mailbox
+from .proof import Proof
 from .scan.line import ScanLine
 from .tokens import Tokens
 
@@ -64,6 +65,7 @@ class Services:
     clock: Callable[[], float]
     """`time.monotonic`"""
     make_event: Callable[[], threading.Event] = threading.Event
+    proof: Proof = field(default_factory=Proof)
     good_logins: set[int] = field(default_factory=set)
     """Hashes of the logins that worked since the program began: see `recovery.Recovery`."""
 

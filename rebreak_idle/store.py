@@ -1,27 +1,19 @@
-"""Reading the connection rows: the only module that knows psycopg.
-
-Connections are short: one transaction for each reading, with nothing that outlives it, so that a
-transaction-mode pooler (PgBouncer, Supavisor) serves as well as PostgreSQL itself.
-"""
+"""Reading the connection rows."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-import socket
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psycopg
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
+from .database import Limits, transaction
 from .database_url import Database
 from .errors import DatabaseError
 from .hostname import host_problem
@@ -36,10 +28,7 @@ REQUIRED_COLUMNS = ("id", "user_id", "email", "imap_host", "password_encrypted")
 IMAPS_PORT = 993
 IMAP_PORT = 143
 
-CONNECT_TIMEOUT_SECONDS = 10
-STATEMENT_TIMEOUT_SECONDS = 30
-# The whole reading, connecting included: a pooler may accept and then never answer.
-READ_TIMEOUT_SECONDS = 60.0
+LIMITS = Limits(connect_seconds=10, statement_seconds=30, whole_seconds=60.0)
 PORTION_ROWS = 500
 
 
@@ -69,11 +58,7 @@ class ConnectionStore:
         """Columns and rows of the query, all as text: no value of a column that means nothing
         here can be one that Python has no type for.
         """
-        with self._transaction() as connection:
-            if self._database.schema:
-                schema = sql.Identifier(self._database.schema)
-                connection.execute(sql.SQL("SET LOCAL search_path TO {}").format(schema))
-            connection.execute(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'")
+        with transaction(self._database, LIMITS, read_only=True) as connection:
             connection.execute("SET LOCAL bytea_output = 'hex'")  # the form that the cipher takes
             # Not connection.execute: the simple protocol that it uses would take several
             # statements, a COMMIT of the read-only transaction among them.
@@ -83,31 +68,6 @@ class ConnectionStore:
             if result.status != ExecStatus.TUPLES_OK:
                 raise DatabaseError("MAIL_CONNECTIONS_QUERY returns no rows: it must be a SELECT")
             return _texts(result)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-        """One read-only transaction on a connection of its own, ended by force after a minute."""
-        connection = psycopg.connect(self._database.conninfo, **self._options())
-        connection.read_only = True
-        cut = threading.Timer(READ_TIMEOUT_SECONDS, _shut, [connection])
-        cut.daemon = True
-        cut.start()
-        try:
-            with connection:
-                yield connection
-        finally:
-            cut.cancel()
-
-    def _options(self) -> dict[str, Any]:
-        """What the connection string does not say itself. No prepared statements: poolers."""
-        defaults = {
-            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-            "application_name": "rebreak_idle",
-            "tcp_user_timeout": STATEMENT_TIMEOUT_SECONDS * 1000,
-        }
-        given = conninfo_to_dict(self._database.conninfo)
-        options = {name: value for name, value in defaults.items() if name not in given}
-        return {**options, "client_encoding": "UTF8", "prepare_threshold": None}
 
 
 Row = tuple[str | None, ...]
@@ -134,12 +94,6 @@ def _texts(result: PGresult) -> tuple[list[str], list[Row]]:
         for row in _in_portions(range(result.ntuples))
     ]
     return [text(result.fname(column)) or "" for column in columns], rows
-
-
-def _shut(connection: psycopg.Connection[Any]) -> None:
-    """End a connection that another thread waits on; its wait then fails."""
-    with socket.socket(fileno=socket.dup(connection.fileno())) as duplicate:
-        duplicate.shutdown(socket.SHUT_RDWR)
 
 
 def _explain(error: Exception) -> str:

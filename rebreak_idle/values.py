@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from .cipher import make_key
@@ -16,6 +17,7 @@ KEY_ENCODINGS = ("utf8", "hex", "base64", "sha256")
 MINIMUM_KEY_CHARACTERS = 32
 # threading.TIMEOUT_MAX is lower still on some platforms; no wait of the daemon needs a year.
 LONGEST_SECONDS = 366 * 86400.0
+LONGEST_NAME = 100
 
 
 def is_utf8(text: str) -> bool:
@@ -151,3 +153,15 @@ def encryption_key(text: str, encoding: str | None) -> bytes:
 def shown(text: str) -> str:
     """A value that is no secret, fit for one line."""
     return ascii(text if len(text) <= 60 else text[:60] + "…")
+
+
+def default_instance_name(variables: Mapping[str, str]) -> str:
+    """The host's name; PM2 numbers the processes of one application that runs several times."""
+    number = variables.get("NODE_APP_INSTANCE", "").strip()
+    return "-".join(filter(None, (socket.gethostname(), number)))
+
+
+def instance_name(text: str) -> str:
+    if not text.strip().isprintable() or len(text.strip()) > LONGEST_NAME:
+        raise ValueError(f"is not a name of up to {LONGEST_NAME} printable characters: give one")
+    return text.strip()

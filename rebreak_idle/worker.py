@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NoReturn
 
 from .access_token import AccessToken
@@ -42,23 +41,19 @@ class IdleWorker(threading.Thread):
         super().__init__(name=f"idle-{mailbox.id}", daemon=True)
         self.mailbox = mailbox
         self._services = services
-        self._clock = services.clock
+        self._clock = clock = services.clock
         self._ended = ended
         self._logger = Logger(mailbox.name, lambda text: self._login.hide(text))
-        self._progress = Progress(self._logger, services.clock)
+        self._progress = Progress(self._logger, clock)
         self._woken = services.make_event()
         self._stopping = False
         self._session: SessionLike | None = None
         self._host = services.hosts.at(mailbox)
-        self.scanner = scanner or Scanner(
-            services.scans, services.clock, services.unexpected_errors
-        )
+        self.scanner = scanner or Scanner(services.scans, clock, services.unexpected_errors)
         self.scanner.serve(mailbox, self._logger, self._woken.set)
-        self._recovery = Recovery(
-            services.config, self._logger, services.clock, services.good_logins
-        )
+        self._recovery = Recovery(services.config, self._logger, self._clock, services.good_logins)
         self._login = login_of(mailbox, services, self._logger, self._recovery)
-        self._inbox = Inbox(services.config, self._logger, services.clock)
+        self._inbox = Inbox(services.config, self._logger, clock)
         self._opened_at = math.inf
         self._pool = PooledTask(services, self._progress, self._woken.set, self._wait)
 
@@ -96,11 +91,13 @@ class IdleWorker(threading.Thread):
         trouble = scanner.troubles.last
         if self._opened_at == math.inf:  # there is no session
             trouble = self._recovery.troubles.last or trouble
-        trouble = self._login.hide(trouble)
-        status = self._progress.status(scanner.owed, scanner.next_try_at, trouble)
-        if status.state is State.SCANNING and not scanner.in_line:
-            return replace(status, state=State.IDLING)  # as it will be in a moment
-        return status
+        return self._progress.status(
+            scanner.owed,
+            scanner.in_line,
+            scanner.next_try_at,
+            self._login.hide(trouble),
+            self._recovery.ended_by,
+        )
 
     def is_overdue(self) -> bool:
         """Whether it should long have made its next step."""
@@ -199,12 +196,11 @@ class IdleWorker(threading.Thread):
 
     def _poll(self, session: SessionLike) -> None:
         """Ask for new mail at intervals, until it is time to try IDLE again."""
-        config = self._services.config
         self._progress.change_state(State.POLLING)
         self._inbox.idle_tries.note_polling()
-        until = self._clock() + config.idle_renew_seconds
+        until = self._clock() + self._services.config.idle_renew_seconds
         while self._clock() < until:
-            self._pause(config.poll_interval_seconds)
+            self._pause(self._services.config.poll_interval_seconds)
             self._take_snapshot(session, POLL)
 
     def _idle_once(self, session: SessionLike) -> bool:
@@ -230,14 +226,17 @@ class IdleWorker(threading.Thread):
 
     def _listen(self, session: SessionLike, until: float) -> None:
         """Listen in IDLE and send what is owed, for as long as both may last."""
-        longest = self._services.config.idle_check_seconds
-        while session.idling and (now := self._clock()) < until:
+        proof, progress = self._services.proof, self._progress
+        longest = min(self._services.config.idle_check_seconds, proof.look_up_seconds)
+        while session.idling and (now := self._clock()) < until and progress.epoch == proof.epoch:
             self._check_stop()
             look_up = min(until, now + longest)
             self._send_owed(look_up)
-            self._progress.expect(longest)
+            progress.expect(longest)
             left = min(look_up, self.scanner.next_try_at) - self._clock()
             self._hear(session.wait(max(0.0, left)))
+            if self._clock() - look_up > proof.gap_seconds:
+                progress.stood_still()
             self._pause(session.rest_seconds)
 
     def _examine_and_idle(self, session: SessionLike) -> tuple[Finding, bool]:
@@ -248,8 +247,10 @@ class IdleWorker(threading.Thread):
         return session.offers_idle and self._inbox.idle_tries.begin(session.start_idle)
 
     def _take_snapshot(self, session: SessionLike, reason: str) -> Finding:
+        epoch = self._services.proof.epoch
         finding = self._inbox.examined(session.examine())
         self._login.examined()
+        self._progress.epoch = epoch
         if finding is not Finding.NOTHING:
             self.scanner.owe(reason)
         return finding

@@ -41,6 +41,7 @@ from rebreak_idle.services import Services
 from rebreak_idle.supervisor import Supervisor
 from rebreak_idle.tokens import Tokens
 from rebreak_idle.worker import IdleWorker
+from tests.support.fleets import alone
 from tests.support.harness import quick_config
 from tests.support.names import LocalNames
 
@@ -439,7 +440,13 @@ class World:
             make_event=lambda: SimulatedEvent(self.turns),
         )
         self.supervisor = Supervisor(
-            list, self._make_worker, self.line, self._services.forget_all_but, CONFIG, 1000
+            list,
+            self._make_worker,
+            self.line,
+            self._services.forget_all_but,
+            alone(self._services.proof),
+            CONFIG,
+            1000,
         )
 
     def _row(self, id_: str, password: str) -> Mailbox:

@@ -36,7 +36,7 @@ SCRIPTS = {
 
 # Who may know a package from outside: the folder or module before the first dot.
 MAY_KNOW: dict[str, set[str]] = {
-    "psycopg": {"store", "database_url"},
+    "psycopg": {"store", "database", "database_url", "fleet"},
     "requests": {"scan"},
     "urllib3": {"scan"},
     "imapclient": {"imap"},
@@ -50,7 +50,8 @@ MAY_BE_KNOWN_BY: dict[str, set[str]] = {
     "supervisor": {"__main__"},
     "check": {"__main__"},
     "report": {"supervisor"},
-    "worker": {"__main__", "supervisor", "report"},
+    "stopping": {"supervisor"},
+    "worker": {"__main__", "supervisor", "report", "stopping"},
     "services": {"__main__", "worker", "logins", "pooled"},
     "logins": {"worker"},
     "pooled": {"worker", "logins"},

@@ -25,6 +25,7 @@ from rebreak_idle.services import Services
 from rebreak_idle.supervisor import Supervisor
 from rebreak_idle.tokens import Tokens
 from rebreak_idle.worker import IdleWorker
+from tests.support.fleets import alone
 from tests.support.harness import quick_config
 from tests.support.names import LocalNames
 from tests.support.waiting import wait_for
@@ -168,7 +169,15 @@ def supervised(
     ) -> IdleWorker:
         return IdleWorker(mailbox, services, ended, scanner)
 
-    supervisor = Supervisor(lambda: rows, make_worker, line, services.forget_all_but, config, 1000)
+    supervisor = Supervisor(
+        lambda: rows,
+        make_worker,
+        line,
+        services.forget_all_but,
+        alone(services.proof),
+        config,
+        1000,
+    )
     hanging: list[str] = []
     thread = threading.Thread(target=lambda: hanging.extend(supervisor.run()), name="supervisor")
     logs.log.setLevel(logging.INFO)

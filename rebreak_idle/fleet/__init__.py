@@ -1,0 +1,1 @@
+"""Several instances share the mailboxes of one table."""
