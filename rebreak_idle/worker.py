@@ -41,22 +41,18 @@ class IdleWorker(threading.Thread):
         super().__init__(name=f"idle-{mailbox.id}", daemon=True)
         self.mailbox = mailbox
         self._services = services
-        self._clock = services.clock
+        self._clock = clock = services.clock
         self._ended = ended
         self._logger = Logger(mailbox.name)
-        self._progress = Progress(self._logger, services.clock)
+        self._progress = Progress(self._logger, clock)
         self._woken = services.make_event()
         self._stopping = False
         self._session: SessionLike | None = None
         self._host = services.hosts.at(mailbox)
-        self.scanner = scanner or Scanner(
-            services.scans, services.clock, services.unexpected_errors
-        )
+        self.scanner = scanner or Scanner(services.scans, clock, services.unexpected_errors)
         self.scanner.serve(mailbox, self._logger, self._woken.set)
-        self._recovery = Recovery(
-            services.config, self._logger, services.clock, services.good_logins
-        )
-        self._inbox = Inbox(services.config, self._logger, services.clock)
+        self._recovery = Recovery(services.config, self._logger, clock, services.good_logins)
+        self._inbox = Inbox(services.config, self._logger, clock)
         self._opened_at = math.inf
         self._pool = PooledTask(services, self._progress, self._woken.set, self._wait)
 
@@ -90,12 +86,11 @@ class IdleWorker(threading.Thread):
 
     def status(self) -> Status:
         """How it is doing."""
-        scanner = self.scanner
-        trouble = scanner.troubles.last
+        scanner, recovery = self.scanner, self._recovery
+        last = scanner.troubles.last
         if self._opened_at == math.inf:  # there is no session
-            trouble = self._recovery.troubles.last or trouble
-        ended_by = self._recovery.ended_by
-        status = self._progress.status(scanner.owed, scanner.next_try_at, trouble, ended_by)
+            last = recovery.troubles.last or last
+        status = self._progress.status(scanner.owed, scanner.next_try_at, last, recovery.ended_by)
         if status.state is State.SCANNING and not scanner.in_line:
             return replace(status, state=State.IDLING)  # as it will be in a moment
         return status
@@ -201,12 +196,11 @@ class IdleWorker(threading.Thread):
 
     def _poll(self, session: SessionLike) -> None:
         """Ask for new mail at intervals, until it is time to try IDLE again."""
-        config = self._services.config
         self._progress.change_state(State.POLLING)
         self._inbox.note_polling()
-        until = self._clock() + config.idle_renew_seconds
+        until = self._clock() + self._services.config.idle_renew_seconds
         while self._clock() < until:
-            self._pause(config.poll_interval_seconds)
+            self._pause(self._services.config.poll_interval_seconds)
             self._take_snapshot(session, POLL)
 
     def _idle_once(self, session: SessionLike) -> bool:

@@ -49,7 +49,7 @@ MAY_BE_KNOWN_BY: dict[str, set[str]] = {
     "supervisor": {"__main__"},
     "check": {"__main__"},
     "report": {"supervisor"},
-    "worker": {"__main__", "supervisor", "report"},
+    "worker": {"__main__", "supervisor", "report", "stopping"},
     "services": {"__main__", "worker", "pooled"},
     "pooled": {"worker"},
     "inbox": {"worker"},
