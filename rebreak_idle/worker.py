@@ -51,7 +51,7 @@ class IdleWorker(threading.Thread):
         self._host = services.hosts.at(mailbox)
         self.scanner = scanner or Scanner(services.scans, clock, services.unexpected_errors)
         self.scanner.serve(mailbox, self._logger, self._woken.set)
-        self._recovery = Recovery(services.config, self._logger, self._clock, services.good_logins)
+        self._recovery = Recovery(services.config, self._logger, clock, services.good_logins)
         self._login = login_of(mailbox, services, self._logger, self._recovery)
         self._inbox = Inbox(services.config, self._logger, clock)
         self._opened_at = math.inf
@@ -87,17 +87,13 @@ class IdleWorker(threading.Thread):
 
     def status(self) -> Status:
         """How it is doing."""
-        scanner = self.scanner
-        trouble = scanner.troubles.last
+        scanner, recovery = self.scanner, self._recovery
+        last = scanner.troubles.last
         if self._opened_at == math.inf:  # there is no session
-            trouble = self._recovery.troubles.last or trouble
-        return self._progress.status(
-            scanner.owed,
-            scanner.in_line,
-            scanner.next_try_at,
-            self._login.hide(trouble),
-            self._recovery.ended_by,
-        )
+            last = recovery.troubles.last or last
+        owed, in_line, next_try_at = scanner.owed, scanner.in_line, scanner.next_try_at
+        last = self._login.hide(last)
+        return self._progress.status(owed, in_line, next_try_at, last, recovery.ended_by)
 
     def is_overdue(self) -> bool:
         """Whether it should long have made its next step."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ SECONDS = [
     ("RECONNECT_MAX_SECONDS", "reconnect_max_seconds", 300.0),
     ("AUTH_RETRY_SECONDS", "auth_retry_seconds", 900.0),
     ("SCAN_TIMEOUT_SECONDS", "scan_timeout_seconds", 120.0),
+    ("INSTANCE_SILENCE_SECONDS", "instance_silence_seconds", 30.0),
 ]
 COUNTS = [
     ("HOST_CONNECTS_AT_ONCE", "host_connects_at_once", 8),
@@ -72,6 +74,9 @@ GOOD = [
     ("ADMIN_SECRET", "two words, and $signs", "admin_secret", "two words, and $signs"),
     ("HOST_CONNECTS_AT_ONCE", "1", "host_connects_at_once", 1),
     ("SCAN_CONCURRENCY", " 32 ", "scan_concurrency", 32),
+    ("INSTANCE_NAME", " mail-1 ", "instance_name", "mail-1"),
+    ("INSTANCE_NAME", "Köln, Haus 2", "instance_name", "Köln, Haus 2"),
+    ("INSTANCE_NAME", "x" * 100, "instance_name", "x" * 100),
 ]
 # Each variable with values that are no value of it.
 MALFORMED = [
@@ -118,6 +123,10 @@ MALFORMED = [
     ("ACCESS_TOKEN_PATH", "/tökens"),
     ("IMAP_ALLOW_PRIVATE_HOSTS", "yes"),
     ("IMAP_ALLOW_PRIVATE_HOSTS", "1"),
+    ("INSTANCE_NAME", "mail\n1"),
+    ("INSTANCE_NAME", "mail\x001"),
+    ("INSTANCE_NAME", "mail\udcff"),
+    ("INSTANCE_NAME", "x" * 101),
     ("LOG_LEVEL", "verbose"),
     ("LOG_LEVEL", "critical"),
 ]
@@ -187,6 +196,22 @@ def test_times_take_any_positive_decimal(
 ) -> None:
     """Every time, and the rate, takes any positive decimal number."""
     assert getattr(load(with_required(**{variable: text})), attribute) == value
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({}, socket.gethostname()),
+        ({"NODE_APP_INSTANCE": "1"}, f"{socket.gethostname()}-1"),
+        ({"NODE_APP_INSTANCE": " "}, socket.gethostname()),
+        ({"NODE_APP_INSTANCE": "1", "INSTANCE_NAME": "mail"}, "mail"),
+    ],
+)
+def test_an_instance_is_called_by_its_host(variables: dict[str, str], name: str) -> None:
+    """With PM2's number of the process, so that several processes of one machine differ; a name
+    that is given is taken as it is.
+    """
+    assert load(with_required(**variables)).instance_name == name
 
 
 @pytest.mark.parametrize(
