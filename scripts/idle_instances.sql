@@ -12,7 +12,6 @@ CREATE TABLE IF NOT EXISTS idle_instances (
     leaving boolean NOT NULL DEFAULT false,
     view text NOT NULL,
     settled boolean NOT NULL DEFAULT false,
-    share text NOT NULL DEFAULT '',
     mailboxes integer NOT NULL DEFAULT 0,
     watched integer NOT NULL DEFAULT 0,
     version text NOT NULL DEFAULT '',
@@ -36,9 +35,9 @@ COMMENT ON COLUMN idle_instances.name IS 'INSTANCE_NAME';
 COMMENT ON COLUMN idle_instances.incarnation IS 'Another at each start';
 COMMENT ON COLUMN idle_instances.beat IS 'Grows while the daemon is alive';
 COMMENT ON COLUMN idle_instances.leaving IS 'It stops: its mailboxes are the others''';
-COMMENT ON COLUMN idle_instances.view IS 'The instances that it counts as alive (JSON)';
+COMMENT ON COLUMN idle_instances.view IS
+    'The instances that it counts as alive (JSON), and a fingerprint of the mailboxes that this gives to it';
 COMMENT ON COLUMN idle_instances.settled IS 'It watches what the view gives to it';
-COMMENT ON COLUMN idle_instances.share IS 'A fingerprint of the mailboxes that the view gives to it';
 COMMENT ON COLUMN idle_instances.mailboxes IS 'How many mailboxes the view gives to it';
 COMMENT ON COLUMN idle_instances.watched IS 'How many of these it watches';
 COMMENT ON COLUMN idle_instances.started_at IS 'For people; nothing depends on it';

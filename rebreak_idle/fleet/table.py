@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ T = TypeVar("T")
 READ_ONLY = (psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.FeatureNotSupported)
 LIMITS = Limits(connect_seconds=5, statement_seconds=5, whole_seconds=15.0)
 
+VIEW_AND_SHARE = re.compile(r"(.*\]) ([0-9a-f]{16})", re.DOTALL)
 EXISTS = "SELECT to_regclass('idle_instances') IS NOT NULL"
 # The SELECT shows the table as it was before the upsert (PostgreSQL, 7.8.4, "Data-Modifying
 # Statements in WITH"): whether one's own row was still there, and whose it was. Who was condemned
@@ -28,8 +30,8 @@ EXISTS = "SELECT to_regclass('idle_instances') IS NOT NULL"
 BEAT = """\
 WITH beaten AS (
     INSERT INTO idle_instances AS mine (
-        fleet, name, incarnation, beat, leaving, view, settled, share, mailboxes, watched,
-        version, started_at, beat_at
+        fleet, name, incarnation, beat, leaving, view, settled, mailboxes, watched, version,
+        started_at, beat_at
     )
     VALUES (
         %(fleet)s, %(name)s, %(incarnation)s::uuid, %(beat)s, %(leaving)s, %(view)s,
@@ -37,7 +39,7 @@ WITH beaten AS (
             SELECT FROM idle_instances
             WHERE fleet = %(fleet)s AND name = %(name)s AND incarnation = %(incarnation)s::uuid
         ),
-        %(share)s, %(mailboxes)s, %(watched)s, %(version)s, now(), now()
+        %(mailboxes)s, %(watched)s, %(version)s, now(), now()
     )
     ON CONFLICT (fleet, name) DO UPDATE SET
         incarnation = excluded.incarnation,
@@ -45,7 +47,6 @@ WITH beaten AS (
         leaving = excluded.leaving,
         view = excluded.view,
         settled = excluded.settled,
-        share = excluded.share,
         mailboxes = excluded.mailboxes,
         watched = excluded.watched,
         version = excluded.version,
@@ -53,7 +54,7 @@ WITH beaten AS (
             WHEN excluded.incarnation THEN mine.started_at ELSE now() END,
         beat_at = now()
 )
-SELECT name, incarnation::text, beat, leaving, view, settled, share, mailboxes, watched
+SELECT name, incarnation::text, beat, leaving, view, settled, mailboxes, watched
 FROM idle_instances
 WHERE fleet = %(fleet)s
 """
@@ -144,10 +145,11 @@ class FleetTable:
         for each in condemned:
             connection.execute(CONDEMN, self._values(each))
         found = connection.execute(BEAT, self._values(row)).fetchall()
-        return [Instance(*columns) for columns in found]
+        return [_instance(*columns) for columns in found]
 
     def _values(self, row: Instance) -> dict[str, object]:
         columns = {name: getattr(row, name) for name in Instance.__slots__}
+        columns["view"] = f"{row.view} {row.share}".rstrip()
         return {**columns, "fleet": self._fleet, "version": __version__}
 
     def _run(self, action: Callable[[psycopg.Connection[Any]], T], read_only: bool = False) -> T:
@@ -163,6 +165,23 @@ class FleetTable:
             raise TableReadOnly(_said(error)) from error
         except (psycopg.Error, UnicodeError) as error:
             raise TableUnusable(_said(error)) from error
+
+
+def _instance(
+    name: str,
+    incarnation: str,
+    beat: int,
+    leaving: bool,
+    view: str,
+    settled: bool,
+    mailboxes: int,
+    watched: int,
+) -> Instance:
+    """A row; in its column ``view`` the fingerprint of the share stands behind the view."""
+    share = ""
+    if found := VIEW_AND_SHARE.fullmatch(view):
+        view, share = found.groups()
+    return Instance(name, incarnation, beat, leaving, view, settled, share, mailboxes, watched)
 
 
 def _said(error: Exception) -> str:
