@@ -22,7 +22,7 @@ T = TypeVar("T")
 READ_ONLY = (psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.FeatureNotSupported)
 LIMITS = Limits(connect_seconds=5, statement_seconds=5, whole_seconds=15.0)
 
-VIEW_AND_SHARE = re.compile(r"(.*\]) ([0-9a-f]{16})", re.DOTALL)
+VIEW_AND_SHARE = re.compile(r"(.*\]) ([0-9a-f]+)", re.DOTALL)
 EXISTS = "SELECT to_regclass('idle_instances') IS NOT NULL"
 # The SELECT shows the table as it was before the upsert (PostgreSQL, 7.8.4, "Data-Modifying
 # Statements in WITH"): whether one's own row was still there, and whose it was. Who was condemned
