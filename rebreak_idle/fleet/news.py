@@ -44,11 +44,12 @@ class News:
     ) -> None:
         """Instances went, each with the number of its mailboxes, or came."""
         for name in sorted(gone):
-            what = "fell silent" if name in silent else "left"
-            logger.warning(
+            is_silent = name in silent
+            report = logger.warning if is_silent else logger.info
+            report(
                 "%s %s: its %d mailboxes are taken over; %s",
                 sanitize(name),
-                what,
+                "fell silent" if is_silent else "left",
                 gone[name],
                 share,
             )

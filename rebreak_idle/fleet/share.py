@@ -40,7 +40,7 @@ class Share:
         return self.counts[self._name]
 
     def __str__(self) -> str:
-        return f"{self.mine} of {len(self._hashes)} mailboxes are watched here"
+        return f"{self.mine} of {len(self._hashes)} mailboxes are this one's"
 
     def is_mine(self, mailbox_id: str) -> bool:
         return self._owner_of(mailbox_id) == self._name

@@ -19,7 +19,7 @@ def show_table(table: FleetTable) -> None:
     except NoTable as error:
         logger.info("%s: a daemon is alone, and watches every mailbox", error)
     except RebreakError as error:
-        logger.error("the table idle_instances cannot be read: %s", sanitize(str(error)))
+        logger.error("the table idle_instances cannot be used: %s", sanitize(str(error)))
     else:
         if not rows:
             logger.info("no instances: a daemon would be the first")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from .. import __version__
 from ..database import Limits, transaction
@@ -23,7 +25,14 @@ READ_ONLY = (psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.FeatureNotSup
 LIMITS = Limits(connect_seconds=5, statement_seconds=5, whole_seconds=15.0)
 
 VIEW_AND_SHARE = re.compile(r"(.*\]) ([0-9a-f]+)", re.DOTALL)
-EXISTS = "SELECT to_regclass('idle_instances') IS NOT NULL"
+# Whether it is there, and may be used: who cannot delete a row learns it only when another dies.
+EXISTS = """\
+SELECT found IS NOT NULL, (
+    SELECT bool_and(has_table_privilege(found, privilege))
+    FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
+)
+FROM (SELECT to_regclass('idle_instances')::oid AS found) AS place
+"""
 # The SELECT shows the table as it was before the upsert (PostgreSQL, 7.8.4, "Data-Modifying
 # Statements in WITH"): whether one's own row was still there, and whose it was. Who was condemned
 # does not know it yet, and may have stood still since it wrote this: it has not settled.
@@ -97,7 +106,10 @@ class FleetTable:
     """Reads and writes the rows of one fleet. Any thread may call; each call ends within 15 s."""
 
     def __init__(self, database: Database, fleet: str) -> None:
-        self._database = database
+        self._database = replace(
+            database,
+            conninfo=make_conninfo(database.conninfo, connect_timeout=LIMITS.connect_seconds),
+        )
         self._fleet = fleet
         self._in_use = threading.Lock()
         self._has_left = False
@@ -155,9 +167,13 @@ class FleetTable:
     def _run(self, action: Callable[[psycopg.Connection[Any]], T], read_only: bool = False) -> T:
         try:
             with transaction(self._database, LIMITS, read_only) as connection:
-                found = connection.execute(EXISTS).fetchone()
-                if not (found and found[0]):
+                is_there, is_granted = connection.execute(EXISTS).fetchone() or (False, None)
+                if not is_there:
                     raise NoTable("there is no table idle_instances")
+                if not is_granted:
+                    raise TableUnusable(
+                        "permission denied: it takes SELECT, INSERT, UPDATE and DELETE on it"
+                    )
                 return action(connection)
         except psycopg.OperationalError as error:
             raise TableUnreachable(_said(error)) from error

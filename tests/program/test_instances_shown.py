@@ -38,7 +38,7 @@ def beat(database: Database) -> Beat:
     def write(name: str, mailboxes: int, watched: int, query: str = DEFAULT_QUERY) -> None:
         table = FleetTable(parse_database_url(database.url), fleet_fingerprint(query, ""))
         settled = mailboxes == watched
-        row = Instance(name, str(uuid.uuid4()), 1, False, "[]", settled, mailboxes, watched)
+        row = Instance(name, str(uuid.uuid4()), 1, False, "[]", settled, "", mailboxes, watched)
         table.beat(row)
 
     return write
@@ -112,7 +112,7 @@ def test_check_says_that_the_table_cannot_be_read(run: Run, reader: str) -> None
         assert daemon.wait(30) == 0
     (line,) = [line for line in daemon.lines if line.startswith("[idle/fleet]")]
     assert line.startswith(
-        "[idle/fleet] the table idle_instances cannot be read: permission denied"
+        "[idle/fleet] the table idle_instances cannot be used: permission denied"
     )
 
 
