@@ -6,6 +6,7 @@ import re
 import signal
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ def beat(database: Database) -> Beat:
         settled = mailboxes == watched
         row = Instance(name, str(uuid.uuid4()), 1, False, "[]", settled, "", mailboxes, watched)
         table.beat(row)
+        table.beat(replace(row, beat=2))  # in its first nobody counts as settled
 
     return write
 
