@@ -46,9 +46,12 @@ from .proof import Proof
 from .scan.client import ScanClient
 from .scan.line import ScanLine
 from .scan.scanner import Scanner
+from .scan.token_client import TokenClient
 from .services import Services
 from .store import ConnectionStore
 from .supervisor import Supervisor
+from .tokens import Tokens
+from .trial_login import TrialLogin, TrialTokens
 from .worker import IdleWorker
 
 EX_OK = 0
@@ -149,12 +152,14 @@ def _outcome(events: queue.SimpleQueue[str | bool | None]) -> bool | None:
 
 def _check(config: Config) -> Check:
     connector = Connector(tls_context(), config)
+    client = ScanClient(config)
+    decrypt = PasswordCipher(config.encryption_key, config.encryption_layout).decrypt
+    tokens = TrialTokens(TokenClient(client, config, time.monotonic), config)
     return Check(
         ConnectionStore(config.database, config.query).read,
-        PasswordCipher(config.encryption_key, config.encryption_layout).decrypt,
-        connector.session,
+        lambda mailbox: TrialLogin(mailbox, connector.session, decrypt, tokens),
         Hosts(config, time.monotonic, connector.resolver),
-        ScanClient(config).reach,
+        client.reach,
         lambda: show_table(_fleet_table(config)),
     )
 
@@ -205,12 +210,14 @@ def _services(config: Config) -> Services:
     scan_threads = ThreadPoolExecutor(config.scan_concurrency, "scan")
     process.start_threads(scan_threads, config.scan_concurrency)
     connector = Connector(tls_context(), config)
+    client = ScanClient(config)
     return Services(
         config=config,
         connector=connector,
         decrypt=PasswordCipher(config.encryption_key, config.encryption_layout).decrypt,
         connects=ThreadPoolExecutor(CONNECT_THREADS, "connect"),
-        scans=ScanLine(ScanClient(config), scan_threads, time.monotonic),
+        scans=ScanLine(client, scan_threads, time.monotonic),
+        tokens=Tokens(TokenClient(client, config, time.monotonic), config, time.monotonic),
         hosts=Hosts(config, time.monotonic, connector.resolver),
         unexpected_errors=UnexpectedErrors(),
         clock=time.monotonic,

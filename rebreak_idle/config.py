@@ -29,8 +29,10 @@ from .values import (
     positive_integer,
     positive_number,
     positive_seconds,
+    refuse_placeholders,
     refuse_quotes,
     shown,
+    url_path,
 )
 
 T = TypeVar("T")
@@ -56,6 +58,7 @@ class Config:
     query: str
     encryption_layout: str
     admin_secret_header: str
+    access_token_path: str
     refresh_interval_seconds: float
     idle_renew_seconds: float
     idle_check_seconds: float
@@ -101,7 +104,7 @@ def _variables(directory: Path) -> tuple[dict[str, str], dict[str, str]]:
 
     SSL_CERT_FILE and SSL_CERT_DIR are put into the process environment, where OpenSSL looks.
     """
-    values, problems = read_dotenv(directory / ".env")
+    values, problems = read_dotenv(directory / ".env", os.environ)
     for name in OPENSSL_VARIABLES:
         if name in values:
             os.environ.setdefault(name, values[name])
@@ -128,6 +131,7 @@ def load(values: Mapping[str, str], problems: Mapping[str, str] | None = None) -
         query=read.text("MAIL_CONNECTIONS_QUERY", DEFAULT_QUERY),
         encryption_layout=read.parsed("ENCRYPTION_LAYOUT", "iv:tag:ciphertext", one_of(LAYOUTS)),
         admin_secret_header=read.parsed("ADMIN_SECRET_HEADER", "x-admin-secret", header_name),
+        access_token_path=read.parsed("ACCESS_TOKEN_PATH", "/api/mail/access-token", url_path),
         refresh_interval_seconds=seconds("REFRESH_INTERVAL_SECONDS", "300"),
         idle_renew_seconds=seconds("IDLE_RENEW_SECONDS", "1500"),
         idle_check_seconds=seconds("IDLE_CHECK_SECONDS", "60"),
@@ -147,7 +151,7 @@ def load(values: Mapping[str, str], problems: Mapping[str, str] | None = None) -
     )
     for name, check in OPENSSL_VARIABLES.items():
         if name in values:
-            read.parsed(name, None, check)
+            read.parsed(name, "", check)
     if read.problems:
         raise ConfigError(list(read.problems.values()))
     return config
@@ -178,6 +182,7 @@ class _Reader:
             if not is_utf8(text):
                 raise ValueError("is not UTF-8: give it in UTF-8")
             refuse_quotes(text)
+            refuse_placeholders(text)
             return parse(text)
         except ValueError as error:
             self.problems.setdefault(name, f"{name} {error}")
@@ -192,6 +197,10 @@ class _Reader:
     def default_backend(self) -> str:
         """What NODE_ENV selects; what was meant to be production must not become staging."""
         node_env = self._values.get("NODE_ENV") or ""
+        try:
+            refuse_placeholders(node_env)
+        except ValueError as error:
+            self.problems.setdefault("NODE_ENV", f"NODE_ENV {error}")
         if node_env == "production":
             return PRODUCTION_BACKEND_URL
         if re.sub(r"\W", "", node_env).lower() == "production":

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from .access_token import AccessToken
 from .config import Config
 from .faults import UnexpectedErrors
 from .hosts import Hosts
@@ -16,6 +17,7 @@ from .imap.uids import Snapshot
 from .mailbox import Mailbox
 from .proof import Proof
 from .scan.line import ScanLine
+from .tokens import Tokens
 
 
 class SessionLike(Protocol):
@@ -27,7 +29,7 @@ class SessionLike(Protocol):
     def idling(self) -> bool: ...
     @property
     def rest_seconds(self) -> float: ...
-    def open(self, password: str) -> None: ...
+    def open(self, secret: str | AccessToken) -> None: ...
     def examine(self) -> Snapshot: ...
     def start_idle(self) -> bool: ...
     def wait(self, seconds: float) -> list[Line]: ...
@@ -57,6 +59,7 @@ class Services:
     """Threads for what goes deep: passwords, TLS handshakes, logins. The memory of a stack that
     went deep once stays touched, so a few threads do it for all."""
     scans: ScanLine
+    tokens: Tokens
     hosts: Hosts
     unexpected_errors: UnexpectedErrors
     clock: Callable[[], float]

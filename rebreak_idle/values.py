@@ -31,6 +31,14 @@ def refuse_quotes(text: str) -> None:
         raise ValueError("begins and ends with a quote, which would be part of it: give it without")
 
 
+def refuse_placeholders(text: str) -> None:
+    """dotenv-expand, as Next.js and Prisma use it, docker compose and shells fill in ``${NAME}``;
+    Node's dotenv and docker's --env-file hand on the letters.
+    """
+    if re.search(r"\$\{[A-Za-z_]\w*(:?[-+?=][^}]*)?\}", text):
+        raise ValueError("holds a ${…} that nobody fills in here: give the value itself")
+
+
 def refuse_blanks(text: str) -> None:
     if text != text.strip():
         raise ValueError("begins or ends with a blank or a line break: give it without")
@@ -87,6 +95,15 @@ def http_url(text: str) -> str:
     if "?" in url or "#" in url or parts.username is not None:
         raise ValueError(f"carries more than scheme, host, port and path: {advice}")
     return url
+
+
+def url_path(text: str) -> str:
+    # RFC 3986, section 3.3: visible ASCII; a query or fragment is not the path's.
+    if not re.fullmatch(r"/[!-~]*", text) or "?" in text or "#" in text:
+        raise ValueError(
+            f"is {shown(text)}: give a path that begins with /, such as /api/mail/access-token"
+        )
+    return text
 
 
 def header_name(text: str) -> str:

@@ -25,7 +25,7 @@ def show_table(table: FleetTable) -> None:
             logger.info("no instances: a daemon would be the first")
         for name, mailboxes, watched, settled, version, silent_seconds in rows:
             logger.info(
-                "%s; version %s, last beat %s ago",
+                "instance %s; version %s, last beat %s ago",
                 _described(name, mailboxes, watched, settled),
                 sanitize(version),
                 seconds_text(round(silent_seconds)),
@@ -36,7 +36,7 @@ def show_instances(instances: Iterable[Instance], own_name: str) -> None:
     """Log these instances, as they said of themselves in their last beats."""
     for each in sorted(instances, key=lambda instance: instance.name):
         described = _described(each.name, each.mailboxes, each.watched, each.settled)
-        logger.info("%s%s", described, " (this one)" if each.name == own_name else "")
+        logger.info("instance %s%s", described, " (this one)" if each.name == own_name else "")
 
 
 def _described(name: str, mailboxes: int, watched: int, settled: bool) -> str:

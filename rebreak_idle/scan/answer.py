@@ -55,7 +55,7 @@ def read_result(answer: Answer) -> ScanResult:
     status, content = answer.status, answer.content
     if not 200 <= status < 300:
         raise _refusal(answer)
-    counts = _json_object(content)
+    counts = json_object(content)
     if counts is None and content.strip():
         return ScanResult(remark="the backend's answer is no JSON object: is BACKEND_URL right?")
     counts = counts or {}
@@ -82,20 +82,20 @@ def _refusal(answer: Answer) -> ScanFailed:
     if 300 <= status < 400:
         said = "redirects are not followed: set BACKEND_URL to where the backend itself listens"
     text = f"the backend answered {status} {answer.reason}" + (f" ({said})" if said else "")
-    retry_after = _retry_after_seconds(answer)
+    retry_after = retry_after_seconds(answer)
     if status in AWAY:
         return BackendUnavailable(text, retry_after, is_certain=False)
     return ScanFailed(text, retry_after, is_answer=True)
 
 
-_WRONG_SECRET = "ADMIN_SECRET or ADMIN_SECRET_HEADER is wrong"  # noqa: S105  # no secret
+WRONG_SECRET = "ADMIN_SECRET or ADMIN_SECRET_HEADER is wrong"  # noqa: S105  # no secret
 _ADVICE = {
-    **dict.fromkeys(SECRET_REFUSED, _WRONG_SECRET),
+    **dict.fromkeys(SECRET_REFUSED, WRONG_SECRET),
     404: "BACKEND_URL does not lead to the scan endpoint, or the backend does not know the id",
 }
 
 
-def _retry_after_seconds(answer: Answer) -> float | None:
+def retry_after_seconds(answer: Answer) -> float | None:
     """Retry-After in seconds, 5 minutes at most (RFC 9110, section 10.2.3).
 
     A date is measured against the answer's own, because our clock may be wrong.
@@ -120,7 +120,8 @@ def _date(value: str | None) -> datetime | None:
     return when.replace(tzinfo=when.tzinfo or UTC)
 
 
-def _json_object(content: bytes) -> dict[str, Any] | None:
+def json_object(content: bytes) -> dict[str, Any] | None:
+    """The JSON object that it is, or None."""
     if content.count(b"[") + content.count(b"{") > MAX_BRACKETS:
         return None
     try:

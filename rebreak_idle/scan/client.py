@@ -60,7 +60,8 @@ class ScanClient:
         self._session.headers.update(
             {"user-agent": f"rebreak_idle/{__version__}", "accept-encoding": "identity"}
         )
-        self._adapter = Adapter(self._under_way, config.scan_concurrency)
+        # Scans, and as many requests for access tokens.
+        self._adapter = Adapter(self._under_way, 2 * config.scan_concurrency)
         self._session.mount("http://", self._adapter)
         self._session.mount("https://", self._adapter)
 
@@ -84,8 +85,24 @@ class ScanClient:
         request.prepare_body(body, None)
         return request
 
-    def _prepare(self, method: str, headers: dict[str, str]) -> requests.PreparedRequest:
-        return self._session.prepare_request(requests.Request(method, self._url + PATH, headers))
+    def _prepare(
+        self, method: str, headers: dict[str, str], path: str = PATH, body: str | None = None
+    ) -> requests.PreparedRequest:
+        request = requests.Request(method, self._url + path, headers, data=body)
+        return self._session.prepare_request(request)
+
+    def post(self, path: str, body: dict[str, object], seconds: float) -> Answer:
+        """POST with the secret; what the backend answers, within so many seconds and within
+        SCAN_TIMEOUT_SECONDS.
+
+        Raises:
+            ScanFailed: it does not answer.
+        """
+        headers = {**self._secret, "content-type": "application/json"}
+        return self._answer(
+            lambda: self._prepare("POST", headers, path, json.dumps(body)),
+            min(seconds, self._timeout_seconds),
+        )
 
     def reach(self) -> str:
         """Ask for the scan endpoint in a way that makes no scan; returns what came of it.
@@ -120,13 +137,15 @@ class ScanClient:
     def close(self) -> None:
         self._session.close()
 
-    def _answer(self, prepare: Callable[[], requests.PreparedRequest]) -> Answer:
-        """What the backend answers.
+    def _answer(
+        self, prepare: Callable[[], requests.PreparedRequest], seconds: float | None = None
+    ) -> Answer:
+        """What the backend answers within so many seconds, else within SCAN_TIMEOUT_SECONDS.
 
         Raises:
             ScanFailed: it does not.
         """
-        with self._under_way.exchange(self._timeout_seconds) as exchange:
+        with self._under_way.exchange(seconds or self._timeout_seconds) as exchange:
             try:
                 answer = self._send_or_resend(prepare(), exchange)
                 exchange.raise_if_aborted()  # its end may look like the end of the answer
@@ -148,7 +167,7 @@ class ScanClient:
         return self._send(prepared, exchange)
 
     def _send(self, prepared: requests.PreparedRequest, exchange: Exchange) -> Answer:
-        timeout = self._timeout_seconds
+        timeout = exchange.seconds
         with self._session.send(
             prepared,
             stream=True,
@@ -178,7 +197,7 @@ class ScanClient:
             text = f"the backend at {self._url} {_why_unreachable(cause)}"
             return BackendUnavailable(text, is_certain=True)
         if time.monotonic() >= exchange.ends_at or isinstance(error, requests.ReadTimeout):
-            text = f"the backend did not answer within {self._timeout_seconds:g}s"
+            text = f"the backend did not answer within {exchange.seconds:g}s"
             return BackendUnavailable(text, is_certain=False)
         if any(isinstance(one, IncompleteRead) for one in error_chain(error)):
             return ScanFailed("the backend broke off (its answer is incomplete)")

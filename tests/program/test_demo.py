@@ -95,6 +95,58 @@ def test_a_number_of_mailboxes_out_of_bounds_is_told(
     assert "Traceback" not in demo.text
 
 
+@pytest.mark.parametrize("number", ["0", "6", "many"])
+def test_a_number_of_instances_out_of_bounds_is_told(
+    start: Callable[..., Demo], number: str
+) -> None:
+    """Likewise for the daemons."""
+    demo = start(f"--instances={number}")
+    assert demo.end() == 2
+    assert "--instances" in demo.lines[-1]
+    assert "Traceback" not in demo.text
+
+
+def test_of_three_daemons_one_is_killed_and_the_others_take_over(
+    start: Callable[..., Demo],
+) -> None:
+    """Every mail is scanned, also those that came for the dead one's mailboxes; each daemon's lines
+    begin with its name, and nothing stays.
+    """
+    demo = start("--once", "--instances", "3")
+    assert demo.end() == 0, demo.text
+    tally = TALLY.fullmatch(demo.lines[-1])
+    assert tally, demo.lines[-1]
+    assert tally.groups()[:3] == ("36", "36", "18")
+    (killed,) = [n for n, line in enumerate(demo.lines) if "killed daemon" in line]
+    victim = demo.lines[killed].split("killed daemon ")[1][0]
+    others = sorted({"a", "b", "c"} - {victim})
+    for other in others:
+        assert re.search(rf"(?m)^{other} \| \[idle/fleet\] {victim} fell silent: ", demo.text)
+        assert f"{other} | [idle/db] stopped" in demo.lines
+    assert not [line for line in demo.lines[killed + 1 :] if line.startswith(f"{victim} | ")]
+    (after,) = [line for line in demo.lines if "taken over " in line and "the death" in line]
+    shares = re.search(r": (\w) watches (\d+), (\w) (\d+)$", after)
+    assert shares, after
+    assert [shares[1], shares[3]] == others
+    assert int(shares[2]) + int(shares[4]) == 9
+    marks = tuple(f"{name} | [idle/" for name in "abc")
+    assert all(line.startswith(("[demo] ", *marks)) for line in demo.lines[:-1])
+    assert demo.lines[-2].startswith("[demo] the round is complete")
+    check_nothing_left(demo.folder)
+
+
+@pytest.mark.parametrize("moment", ["starting 2 daemons", "killed daemon", "taken over"])
+def test_ctrl_c_ends_several_daemons_in_order(start: Callable[..., Demo], moment: str) -> None:
+    """Whenever it comes: before all run, between a death and its end, afterwards."""
+    demo = start("--instances", "2")
+    demo.wait_line(moment)
+    demo.press_ctrl_c()
+    assert demo.end() == 0, demo.text
+    assert "[demo] stopped as you asked" in demo.text
+    assert not any("Traceback" in line for line in demo.lines)
+    check_nothing_left(demo.folder)
+
+
 @pytest.mark.parametrize(
     ("variables", "coloured"),
     [

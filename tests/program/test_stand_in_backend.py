@@ -66,9 +66,9 @@ def start(
     """Starts a stand-in on a free port; keywords change its environment."""
 
     @contextmanager
-    def starting(**changes: object) -> Iterator[StandIn]:
+    def starting(*arguments: str, **changes: object) -> Iterator[StandIn]:
         variables = environment(database.url, UNUSED_URL, certificates, **changes)
-        command = (SCRIPTS / "stand_in_backend.py", "--port", "0")
+        command = (SCRIPTS / "stand_in_backend.py", "--port", "0", *arguments)
         with Daemon(variables, tmp_path, command=command) as process:
             yield StandIn(process, database)
 

@@ -10,6 +10,7 @@ from scripts.tools import console
 console.listen_for_signals()  # before the imports, which take a while
 
 from scripts.tools.console import BOLD, GREEN, RED, Stopped, painted
+from scripts.tools.demo.daemons import NAMES
 from scripts.tools.demo.mails import addresses
 from scripts.tools.demo.play import Tally, perform
 from scripts.tools.demo.stage import say, stage
@@ -17,6 +18,8 @@ from scripts.tools.servers import TROUBLE, told
 
 MOST_MAILBOXES = 200
 """Each takes some files in each of the servers, of which 1,024 is the usual limit."""
+MAILBOXES = 3
+MAILBOXES_AN_INSTANCE = 3
 
 
 def main() -> int:
@@ -24,7 +27,7 @@ def main() -> int:
     options = _options()
     console.show_any_character()
     tally = Tally()
-    problems = _run(tally, options.mailboxes, options.once)
+    problems = _run(tally, options)
     for problem in problems:
         say(f"{painted('FAILED:', BOLD, RED)} {problem}")
     if not problems:
@@ -39,26 +42,37 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--once", action="store_true", help="one round, then say whether all went")
     parser.add_argument(
-        "--mailboxes", type=int, default=3, metavar="N", help=f"1 to {MOST_MAILBOXES}; default 3"
-    )
+        "--mailboxes", type=int, metavar="N",
+        help=f"1 to {MOST_MAILBOXES}; default {MAILBOXES}, and {MAILBOXES_AN_INSTANCE} for each "
+        "of several instances",
+    )  # fmt: skip
+    parser.add_argument(
+        "--instances", type=int, default=1, metavar="N",
+        help=f"1 to {len(NAMES)} daemons; of several one is killed, and the others take over",
+    )  # fmt: skip
     options = parser.parse_args()
+    if not 1 <= options.instances <= len(NAMES):
+        parser.error(f"--instances takes a number from 1 to {len(NAMES)}")
+    if options.mailboxes is None:
+        several = options.instances > 1
+        options.mailboxes = MAILBOXES_AN_INSTANCE * options.instances if several else MAILBOXES
     if not 1 <= options.mailboxes <= MOST_MAILBOXES:
         parser.error(f"--mailboxes takes a number from 1 to {MOST_MAILBOXES}")
     return options
 
 
-def _run(tally: Tally, mailboxes: int, once: bool) -> list[str]:
+def _run(tally: Tally, options: argparse.Namespace) -> list[str]:
     """The whole demo, from start to end; what went wrong, each once."""
     problems: list[str] = []
     ending: list[str] = []
     try:
-        with stage(addresses(mailboxes), ending) as on:
-            perform(on, tally, once)
+        with stage(addresses(options.mailboxes), options.instances, ending) as on:
+            perform(on, tally, options.once)
     except Stopped:
-        problems += ["stopped before the round was complete"] if once else []
+        problems += ["stopped before the round was complete"] if options.once else []
     except TROUBLE as error:
         # A tool that starts a server may get the Ctrl-C as well, and fail of it.
-        problems += [] if console.asked_to_stop() and not once else [told(error)]
+        problems += [] if console.asked_to_stop() and not options.once else [told(error)]
     return list(dict.fromkeys(problems + ending))
 
 

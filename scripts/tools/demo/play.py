@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from scripts.tools.console import BOLD, GREEN, MAGENTA, Failure, Stopped, painted, pause
+from scripts.tools.console import BOLD, GREEN, MAGENTA, RED, Failure, Stopped, painted, pause
+from scripts.tools.demo.daemons import SILENCE_SECONDS, shares_text
 from scripts.tools.demo.inbox import Inbox
 from scripts.tools.demo.mails import TURNS, Mail, steps_of_a_round
 from scripts.tools.demo.stage import READY_WITHIN_SECONDS, Stage, say
@@ -16,8 +17,11 @@ from scripts.tools.demo.stage import READY_WITHIN_SECONDS, Stage, say
 PAUSE_SECONDS = 2.0
 # The daemon has a mailbox scanned once a second at most, but for the first few times.
 TURN_SECONDS = 1.1
-HAPPENS_WITHIN_SECONDS = 20.0
+HAPPENS_WITHIN_SECONDS = 30.0
 LOGINS_PER_SECOND = 20  # the daemon's default
+
+
+Step = Sequence[tuple[int, Mail]]
 
 
 @dataclass
@@ -63,7 +67,7 @@ def perform(on: Stage, tally: Tally, once: bool) -> None:
     say("all mailboxes are watched; mail arrives now" + ("" if once else " (Ctrl-C ends the demo)"))
     steps = steps_of_a_round(len(on.inboxes))
     try:
-        for step in steps if once else itertools.cycle(steps):
+        for step in _steps(on, steps, once):
             _watch(on, tally, _deliver(on, tally, step))
             pause(TURN_SECONDS * TURNS / len(steps) if once else PAUSE_SECONDS)
     except Stopped:
@@ -74,15 +78,52 @@ def perform(on: Stage, tally: Tally, once: bool) -> None:
     _check_kept(on)
 
 
+def _steps(on: Stage, steps: Sequence[Step], once: bool) -> Iterator[Step]:
+    """One round, or rounds without end. Of several daemons one is killed half-way through the
+    first round, and all mailboxes get mail at once.
+    """
+    half, turn = len(steps) // 2, len(steps) // TURNS
+    yield from steps[:half]
+    if on.daemons.are_several:
+        killed_at = _kill_one(on)
+        yield list(itertools.chain.from_iterable(steps[half : half + turn]))
+        _await_takeover(on, killed_at)
+        half += turn
+    yield from steps[half:]
+    if not once:
+        yield from itertools.cycle(steps)
+
+
+def _kill_one(on: Stage) -> float:
+    """When it happened."""
+    name, number = on.daemons.kill_one()
+    at = time.monotonic()
+    what = painted(f"killed daemon {name}", BOLD, RED)
+    say(f"{what} (SIGKILL), which watched {number} mailboxes; mail for all of them comes now")
+    say(f"the others notice after {SILENCE_SECONDS} s of silence, and take over")
+    return at
+
+
+def _await_takeover(on: Stage, killed_at: float) -> None:
+    on.wait_for(
+        on.daemons.have_settled, HAPPENS_WITHIN_SECONDS, "the others do not watch its mailboxes"
+    )
+    after = painted(f"{time.monotonic() - killed_at:.1f} s after the death", BOLD)
+    say(f"{painted('taken over', GREEN)} {after}: {shares_text(on.daemons.shares())}")
+
+
 def _await_start(on: Stage) -> None:
     addresses = [inbox.address for inbox in on.inboxes]
     seconds = READY_WITHIN_SECONDS + len(addresses) / LOGINS_PER_SECOND
     on.wait_for(
         lambda: on.watch.sees(addresses), seconds, "the daemon does not watch all mailboxes"
     )
+    if on.daemons.are_several:
+        on.wait_for(on.daemons.have_settled, seconds, "the daemons do not share the mailboxes")
+        say(f"the daemons share the mailboxes: {shares_text(on.daemons.shares())}")
 
 
-def _deliver(on: Stage, tally: Tally, step: Sequence[tuple[int, Mail]]) -> list[Delivery]:
+def _deliver(on: Stage, tally: Tally, step: Step) -> list[Delivery]:
     """Hand the mails of one step to the server, all at once."""
     for number, mail in step:
         kind = painted("gambling", MAGENTA) if mail.gambling else painted("ordinary", GREEN)

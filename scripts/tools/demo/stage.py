@@ -13,7 +13,8 @@ from imapclient.exceptions import IMAPClientError
 
 from scripts.tools import console
 from scripts.tools.child import Program
-from scripts.tools.console import BOLD, CYAN, Failure, painted, pause
+from scripts.tools.console import BOLD, Failure, painted, pause
+from scripts.tools.demo.daemons import Daemons
 from scripts.tools.demo.inbox import Inbox
 from scripts.tools.demo.watch import Watch
 from scripts.tools.servers import ROOT, OwnPostgres, OwnPymap, base_environment
@@ -34,11 +35,12 @@ class Stage:
     """Everything that runs. To be used as `with stage(…) as …`."""
 
     def __init__(
-        self, daemon: Program, backend: Program, inboxes: Sequence[Inbox], watch: Watch
+        self, daemons: Daemons, backend: Program, inboxes: Sequence[Inbox], watch: Watch
     ) -> None:
+        self.daemons = daemons
         self.inboxes = inboxes
         self.watch = watch
-        self._programs = (backend, daemon)
+        self._backend = backend
 
     def wait_for(self, happened: Callable[[], bool], seconds: float, what: str) -> None:
         """Wait until it has happened.
@@ -49,8 +51,8 @@ class Stage:
         """
 
         def look() -> bool:
-            for program in self._programs:
-                program.check()
+            self._backend.check()
+            self.daemons.check()
             return happened()
 
         if not console.wait_until(look, seconds):
@@ -58,10 +60,10 @@ class Stage:
 
 
 @contextmanager
-def stage(addresses: Sequence[str], problems: list[str]) -> Iterator[Stage]:
-    """Start everything; end it in order, the daemon first.
+def stage(addresses: Sequence[str], instances: int, problems: list[str]) -> Iterator[Stage]:
+    """Start everything, with so many daemons; end it in order, the daemons first.
 
-    What is wrong with the daemon's end goes to ``problems``.
+    What is wrong with their ends goes to ``problems``.
 
     Raises:
         Stopped: somebody asked for it during the start.
@@ -83,11 +85,15 @@ def stage(addresses: Sequence[str], problems: list[str]) -> Iterator[Stage]:
         backend = _start_backend(parts, environment, folder)
         inboxes = [_open_inbox(parts, certificates, mail_server, address) for address in addresses]
         pause(0)
-        say("starting the daemon; from here on, the [idle/…] lines are its own log")
+        several = instances > 1
+        who = f"{instances} daemons" if several else "the daemon"
+        whose = "their own logs, after their names" if several else "its own log"
+        say(f"starting {who}; from here on, the [idle/…] lines are {whose}")
         watch = Watch()
-        daemon = _start_daemon(environment, folder, watch)
-        parts.callback(lambda: _end_daemon(daemon, problems))
-        yield Stage(daemon, backend, inboxes, watch)
+        daemons = Daemons(instances, database, watch.take)
+        parts.callback(lambda: _end_daemons(daemons, problems))
+        daemons.start(environment, folder)
+        yield Stage(daemons, backend, inboxes, watch)
 
 
 def _mailboxes(addresses: Sequence[str]) -> str:
@@ -155,17 +161,6 @@ def _close(client: IMAPClient) -> None:
         client.logout()
 
 
-def _start_daemon(environment: dict[str, str], folder: Path, watch: Watch) -> Program:
-    def read(line: str) -> None:
-        watch.take(line)
-        prefix, bracket, text = line.partition("]")
-        console.show(painted(prefix + bracket, CYAN) + text if bracket else line)
-
-    module = ("-m", "rebreak_idle")
-    return Program("the daemon", *module, environment=environment, folder=folder, on_line=read)
-
-
-def _end_daemon(daemon: Program, problems: list[str]) -> None:
-    say("stopping the daemon, then the rest")
-    if problem := daemon.end_in_order():
-        problems.append(problem)
+def _end_daemons(daemons: Daemons, problems: list[str]) -> None:
+    say(f"stopping the daemon{'s' if daemons.are_several else ''}, then the rest")
+    problems += daemons.end()

@@ -1,8 +1,9 @@
-"""What the daemon's own log lines tell about each mailbox."""
+"""What the daemons' own log lines tell about each mailbox."""
 
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -12,9 +13,10 @@ SCANNED = re.compile(r"\[idle/(?P<email>\S+)\] scan-triggered → scanned=(?P<sc
 
 
 class Watch:
-    """Reads the lines as they come, on the thread that calls `take`; any other may look."""
+    """Reads the lines as they come, of one daemon or of several; any thread may look."""
 
     def __init__(self) -> None:
+        self._taking = threading.Lock()
         self.scanned: Counter[str] = Counter()
         """How many messages of each mailbox the daemon has had scanned."""
         self.scanned_at: dict[str, float] = {}
@@ -23,7 +25,11 @@ class Watch:
         self._reported: set[str] = set()
 
     def take(self, line: str) -> None:
-        """Take the next line."""
+        """Take the next line. Any thread may call."""
+        with self._taking:
+            self._take(line)
+
+    def _take(self, line: str) -> None:
         if found := CONNECTED.search(line):
             self._connected.add(found["email"])
         elif found := SCANNED.search(line):
@@ -34,5 +40,5 @@ class Watch:
                 self.scanned[email] += scanned
 
     def sees(self, emails: Iterable[str]) -> bool:
-        """Whether the daemon is connected to each of these and has had it scanned once."""
+        """Whether a daemon is connected to each of these and has had it scanned once."""
         return self._connected & self._reported >= set(emails)

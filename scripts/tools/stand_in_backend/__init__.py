@@ -24,6 +24,9 @@ The backend's half of the contract, which the real backend keeps as well:
     them that were deleted.
 *   ``reason`` (``exists``, ``catch-up``, ``poll``) is for the log; all three are scanned alike.
 
+Mailboxes with ``imap_auth`` ``oauth2`` get access tokens, and are scanned with them: see
+``tokens.py``.
+
 What has been judged is remembered in memory, as UIDVALIDITY and the highest UID of each mailbox
 (RFC 9051, section 2.3.1.1); after a restart everything is judged once more. Unlike the real
 backend it lets a row lead to any host, loopback included.

@@ -14,6 +14,7 @@ from scripts.tools.console import show_any_character
 from scripts.tools.stand_in_backend.judge import Judge, read_blocklist
 from scripts.tools.stand_in_backend.log import one_line, say
 from scripts.tools.stand_in_backend.server import Backend
+from scripts.tools.stand_in_backend.tokens import LIFE_SECONDS, TokenMaker
 
 DEFAULT_PORT = 3016
 BLOCKLIST = Path(__file__).parents[2] / "blocklist.txt"
@@ -30,7 +31,8 @@ def main() -> int:
         return 78
     try:
         judge = Judge(read_blocklist(arguments.blocklist))
-        server = Backend(arguments.port, config, judge)
+        tokens = TokenMaker(arguments.token_key, arguments.token_seconds)
+        server = Backend(arguments.port, config, judge, tokens)
     except (OSError, ValueError) as error:
         print(f"cannot start: {one_line(str(error))}", file=sys.stderr)
         return 1
@@ -44,6 +46,10 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes any free one")
     parser.add_argument("--blocklist", type=Path, default=BLOCKLIST, metavar="FILE")
+    parser.add_argument(
+        "--token-key", type=Path, metavar="FILE", help="signs access tokens; made if not there"
+    )
+    parser.add_argument("--token-seconds", type=float, default=LIFE_SECONDS, metavar="SECONDS")
     return parser.parse_args()
 
 

@@ -14,6 +14,7 @@ from imapclient.exceptions import IMAPClientError, LoginError
 
 from rebreak_idle.mailbox import Mailbox
 from scripts.tools.stand_in_backend.judge import Judge
+from scripts.tools.stand_in_backend.tokens import Token, log_in_by_token
 
 # How many messages one FETCH asks for: it keeps the command line well under RFC 7162's 8192 octets.
 FETCH_SIZE = 500
@@ -38,7 +39,7 @@ class Ledger:
 
 @contextmanager
 def logged_in(
-    mailbox: Mailbox, password: str, context: ssl.SSLContext, timeout_seconds: float
+    mailbox: Mailbox, password: str | Token, context: ssl.SSLContext, timeout_seconds: float
 ) -> Iterator[IMAPClient]:
     """A session of the mailbox over verified TLS, closed afterwards."""
     client = IMAPClient(
@@ -60,7 +61,10 @@ def logged_in(
             client.shutdown()
 
 
-def _log_in(client: IMAPClient, username: str, password: str) -> None:
+def _log_in(client: IMAPClient, username: str, password: str | Token) -> None:
+    if isinstance(password, Token):
+        log_in_by_token(client, username, password)
+        return
     # LOGIN carries ASCII only, PLAIN any UTF-8 (RFC 9051, section 6.2.3; RFC 4616, section 2).
     login = client.login if (username + password).isascii() else client.plain_login
     try:

@@ -16,6 +16,7 @@ from rebreak_idle.mailbox import Mailbox
 from rebreak_idle.store import ConnectionStore
 from scripts.tools.stand_in_backend.inbox import Counts, Ledger, logged_in, scan_inbox
 from scripts.tools.stand_in_backend.judge import Judge
+from scripts.tools.stand_in_backend.tokens import Token, TokenMaker
 
 
 class Refusal(Exception):
@@ -29,7 +30,8 @@ class Refusal(Exception):
 class Scanner:
     """Scans mailboxes on request. Any number of threads may call."""
 
-    def __init__(self, config: Config, judge: Judge) -> None:
+    def __init__(self, config: Config, judge: Judge, tokens: TokenMaker) -> None:
+        self._tokens = tokens
         self._store = ConnectionStore(config.database, config.query)
         self._cipher = PasswordCipher(config.encryption_key, config.encryption_layout)
         self._timeout_seconds = config.imap_timeout_seconds
@@ -45,7 +47,7 @@ class Scanner:
         Raises:
             Refusal: it could not be done; the mailbox may hold unjudged mail.
         """
-        mailbox = self._mailbox(connection_id, user_id)
+        mailbox = self.mailbox(connection_id, user_id)
         ledger = self._ledger(mailbox)
         with ledger.lock:
             return self._scan(mailbox, ledger)
@@ -56,7 +58,12 @@ class Scanner:
         with self._ledgers_lock:
             return self._ledgers[account]
 
-    def _mailbox(self, connection_id: str, user_id: str) -> Mailbox:
+    def mailbox(self, connection_id: str, user_id: str) -> Mailbox:
+        """The row.
+
+        Raises:
+            Refusal: there is none, or the database is in trouble.
+        """
         try:
             rows = self._store.read()
         except DatabaseError as error:
@@ -70,9 +77,14 @@ class Scanner:
         if mailbox.problem:
             raise Refusal(HTTPStatus.BAD_GATEWAY, f"{mailbox.name}: {mailbox.problem}")
         try:
-            password = self._cipher.decrypt(mailbox.stored_password)
-            with logged_in(mailbox, password, self._context, self._timeout_seconds) as client:
+            secret = self._secret(mailbox)
+            with logged_in(mailbox, secret, self._context, self._timeout_seconds) as client:
                 return scan_inbox(client, ledger, self._judge)
         except (PasswordUnreadable, IMAPClientError, OSError, ValueError) as error:
             text = f"{mailbox.name}: {error or type(error).__name__}"
             raise Refusal(HTTPStatus.BAD_GATEWAY, text) from error
+
+    def _secret(self, mailbox: Mailbox) -> str | Token:
+        if mailbox.oauth2:
+            return self._tokens.token(mailbox)
+        return self._cipher.decrypt(mailbox.stored_password)

@@ -15,6 +15,7 @@ from scripts.tools.stand_in_backend.inbox import Counts
 from scripts.tools.stand_in_backend.judge import Judge
 from scripts.tools.stand_in_backend.log import one_line, say
 from scripts.tools.stand_in_backend.scanner import Refusal, Scanner
+from scripts.tools.stand_in_backend.tokens import TokenMaker, TokenRefused, read_fresh
 
 SCAN_PATH = "/api/mail/scan-internal"
 REASONS = ("exists", "catch-up", "poll")
@@ -54,8 +55,10 @@ class Backend(ThreadingHTTPServer):
     daemon_threads = False  # the end waits for the scans under way
     request_queue_size = 128
 
-    def __init__(self, port: int, config: Config, judge: Judge) -> None:
-        self.scanner = Scanner(config, judge)
+    def __init__(self, port: int, config: Config, judge: Judge, tokens: TokenMaker) -> None:
+        self.scanner = Scanner(config, judge, tokens)
+        self.tokens = tokens
+        self.token_path = config.access_token_path
         self.secret = config.admin_secret.encode()
         self.secret_header = config.admin_secret_header
         super().__init__(("127.0.0.1", port), Handler)
@@ -79,22 +82,34 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         try:
-            counts = self._scan()
-        except Refusal as refusal:
+            answer = self._do()
+        except (Refusal, TokenRefused) as refusal:
             say(f"{refusal.status.value}: {refusal}")
             self._answer_json(refusal.status, {"error": one_line(str(refusal))})
         else:
-            self._answer_json(HTTPStatus.OK, counts._asdict())
+            self._answer_json(HTTPStatus.OK, answer)
 
-    def _scan(self) -> Counts:
+    def _do(self) -> dict[str, object]:
         # Read before anything is refused: closing on an unread body resets the connection, and
         # the answer may get lost on its way.
         body = self._body()
         given = (self.headers.get(self.server.secret_header) or "").encode("utf-8", "replace")
         if not hmac.compare_digest(given, self.server.secret):
             raise Refusal(HTTPStatus.UNAUTHORIZED, f"no right {self.server.secret_header} header")
+        if self.path == self.server.token_path:
+            return self._token(body)
         if self.path != SCAN_PATH:
             raise Refusal(HTTPStatus.NOT_FOUND, f"there is only {SCAN_PATH}")
+        return self._scan(body)._asdict()
+
+    def _token(self, body: bytes) -> dict[str, object]:
+        connection_id, user_id, fresh = read_fresh(body)
+        mailbox = self.server.scanner.mailbox(connection_id, user_id)
+        answer = self.server.tokens.answer(mailbox, fresh)
+        say(f"access token for {connection_id}{' (fresh)' if fresh else ''}")
+        return answer
+
+    def _scan(self, body: bytes) -> Counts:
         request = parse_request(body)
         counts = self.server.scanner.scan(request.connection_id, request.user_id)
         say(f"scan of {request.connection_id} ({request.reason}): {_shown(counts)}")
