@@ -153,7 +153,7 @@ def fleet_of(role: str, database: Database) -> FleetTable:
 def instance(name: str, beat: int) -> Instance:
     """A row of the table."""
     incarnation = "00000000-0000-0000-0000-000000000001"
-    return Instance(name, incarnation, beat, False, f'["{name}"]', True, 1, 1)
+    return Instance(name, incarnation, beat, False, f'["{name}"]', False, "", 1, 1)
 
 
 def test_a_daemon_s_rights_on_the_table_of_several(database: Database, role: str) -> None:
