@@ -189,11 +189,13 @@ class Supervisor:
     def _beaten(self, outcome: Callable[[], bool]) -> None:
         if outcome():
             self.refresh()
+        elif all(map(self._fleet.is_mine, self._wanted)):
+            return  # there is nothing to release
         self._reconcile()
 
     def _census(self) -> Census:
         """How its own share is doing, but for the rows that nobody can use."""
-        rows = self._rows.values()
+        rows = self._wanted.values()
         mine = (row.id for row in rows if not row.problem and self._fleet.is_mine(row.id))
         workers = map(self._workers.get, mine)
         statuses = (worker.status() if worker else None for worker in workers)

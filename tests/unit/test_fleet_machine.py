@@ -160,6 +160,22 @@ def test_an_outage_of_the_database_condemns_nobody() -> None:
         assert play(seed, OUTAGES) == [], f"seed {seed}"
 
 
+def test_what_is_held_for_another_is_held_while_its_row_changes() -> None:
+    """The session is replaced, and beats come while the old one ends."""
+    world = World(1)
+    with simulated_time(world):
+        first = world.start()
+        world.run(60)
+        world.start(can_log_in=False)
+        world.run(60)
+        for id_ in world.rows:
+            world.change_row(id_)
+        first.supervisor.refresh()
+        world.run(100)
+        assert set(world.sessions().values()) == {1}
+        assert {worker.mailbox for worker in first.workers} == set(world.rows.values())
+
+
 # Mutants: each leaves out one rule
 
 

@@ -23,7 +23,7 @@ from rebreak_idle.fleet.table import (
 )
 from rebreak_idle.proof import Proof
 from tests.support.fleet_rig import TABLE, refusing_writes
-from tests.support.fleet_simulation import MemoryTable
+from tests.support.fleet_simulation import MemoryTable, World, simulated_time
 from tests.support.servers import Database, PgBouncer
 
 SILENCE = 30.0
@@ -384,3 +384,26 @@ def test_fleets_do_not_see_each_other(database: Database) -> None:
         assert FleetTable(parse_database_url(database.url), name).beat(row("a", 1)) == []
     ((number,),) = database.execute(sql.SQL("SELECT count(*) FROM idle_instances"))
     assert number == 2
+
+
+def test_a_system_that_gives_no_thread_costs_a_beat(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The daemon goes on, and beats again later; at its end it is found silent."""
+    world = World(1)
+    with simulated_time(world):
+        process = world.start()
+        world.run(60)
+        process.stand_still()
+        world.run(15)
+        process.is_running = True
+
+        def start(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as context:
+            context.setattr(threading.Thread, "start", start)
+            process.supervisor._beat_if_due()
+            process.membership.leave()
+        assert "can't start new thread" in caplog.text
+        assert process.membership.wait_seconds <= 3
