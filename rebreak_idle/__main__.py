@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 import argparse
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -30,28 +31,31 @@ from .check import Check
 from .cipher import PasswordCipher
 from .config import Config, read_settings
 from .database_url import password_of
-from .endpoint import Endpoint, Pages
+from .endpoint import Endpoint
 from .errors import ConfigError
 from .faults import UnexpectedErrors
-from .figures import Figures
 from .fingerprint import Fingerprint
-from .health import Health
+from .fleet.membership import Membership
+from .fleet.sharing import fleet_fingerprint
+from .fleet.show import show_table
+from .fleet.table import FleetTable
 from .hosts import Hosts
 from .imap.connector import Connector, tls_context
 from .log import Log, escape, open_standard_descriptors, sanitize
 from .log import database_logger as logger
 from .mailbox import Mailbox
-from .notices import Notices
-from .notifier import SENDERS, Notifier, Watcher
+from .outside import Outside
 from .progress import Progress
-from .roster import Roster
+from .proof import Proof
 from .scan.client import ScanClient
 from .scan.line import ScanLine
-from .scan.notice_client import NoticeClient
 from .scan.scanner import Scanner
+from .scan.token_client import TokenClient
 from .services import Services
 from .store import ConnectionStore
 from .supervisor import Supervisor
+from .tokens import Tokens
+from .trial_login import TrialLogin, TrialTokens
 from .worker import IdleWorker
 
 EX_OK = 0
@@ -59,9 +63,6 @@ EX_FAULT = 1
 EX_CONFIG = 78  # sysexits.h
 # Connections that are made at once; what one host gets of them is bounded on its own.
 CONNECT_THREADS = 128
-# Between two steps that each take some ten milliseconds with ten thousand rows: no thread waits for
-# all of them.
-GIVE_WAY_SECONDS = 0.001
 # How often the preflight shows its progress anew, which the log's lines have covered.
 PROGRESS_SECONDS = 0.25
 
@@ -158,12 +159,15 @@ def _outcome(events: queue.SimpleQueue[str | bool | None]) -> bool | None:
 
 def _check(config: Config) -> Check:
     connector = Connector(tls_context(), config)
+    client = ScanClient(config)
+    decrypt = PasswordCipher(config.encryption_key, config.encryption_layout).decrypt
+    tokens = TrialTokens(TokenClient(client, config, time.monotonic), config)
     return Check(
         ConnectionStore(config.database, config.query).read,
-        PasswordCipher(config.encryption_key, config.encryption_layout).decrypt,
-        connector.session,
+        lambda mailbox: TrialLogin(mailbox, connector.session, decrypt, tokens),
         Hosts(config, time.monotonic, connector.resolver),
-        ScanClient(config).reach,
+        client.reach,
+        lambda: show_table(_fleet_table(config)),
     )
 
 
@@ -171,26 +175,22 @@ def _run_daemon(
     config: Config, max_sessions: int, output: Log, endpoint: Endpoint | None
 ) -> NoReturn:
     services = _services(config)
-    roster = Roster()
-    figures = Figures(services.scans.reactions, roster, config.refresh_interval_seconds)
-    health = Health(
-        lambda event: supervisor.post(event), config.refresh_interval_seconds, time.monotonic
-    )
+    outside = Outside(config, services, lambda event: supervisor.post(event))
 
     def make_worker(
         mailbox: Mailbox, ended: Callable[[IdleWorker], None], scanner: Scanner | None
     ) -> IdleWorker:
-        worker = IdleWorker(mailbox, services, ended, scanner)
-        roster.add(worker)
+        def note_end(worker: IdleWorker) -> None:
+            outside.roster.ended(worker)
+            ended(worker)
+
+        worker = IdleWorker(mailbox, services, note_end, scanner)
+        outside.roster.add(worker)
         return worker
 
     def refreshed(mailboxes: list[Mailbox]) -> None:
-        health.refreshed()
-        time.sleep(GIVE_WAY_SECONDS)
         services.forget_all_but(mailboxes)
-        time.sleep(GIVE_WAY_SECONDS)
-        roster.keep_only(mailboxes)
-        figures.refreshed()
+        outside.refreshed(mailboxes)
 
     changes = Changes(
         ConnectionStore(config.database, config.query).read,
@@ -203,17 +203,13 @@ def _run_daemon(
         make_worker,
         services.scans,
         refreshed,
+        _membership(config, services.proof),
         config,
         max_sessions,
     )
     _install_signal_handlers(supervisor)
     changes.start(lambda: supervisor.post(supervisor.refresh))
-    if endpoint is not None:
-        endpoint.start(_pages(services, roster, health))
-    if config.connection_state_path is not None:
-        notifier = Notifier(NoticeClient(config), time.monotonic)
-        notifier.start(min(SENDERS, config.scan_concurrency))
-        Watcher(roster, Notices(output.shown), notifier).start()
+    outside.start(endpoint, output.shown)
     hanging = supervisor.run()
     if hanging:
         logger.warning("stopped without waiting for %s", sanitize(", ".join(hanging)))
@@ -223,30 +219,37 @@ def _run_daemon(
     os._exit(EX_OK)  # not sys.exit: threads that hang in a system call would be waited for
 
 
+def _fleet_table(config: Config) -> FleetTable:
+    return FleetTable(config.database, fleet_fingerprint(config.query, config.database.schema))
+
+
+def _membership(config: Config, proof: Proof) -> Membership:
+    return Membership(
+        _fleet_table(config),
+        config.instance_name,
+        config.instance_silence_seconds,
+        process.clock_that_runs_on,
+        random.random,
+        proof,
+    )
+
+
 def _services(config: Config) -> Services:
     scan_threads = ThreadPoolExecutor(config.scan_concurrency, "scan")
     process.start_threads(scan_threads, config.scan_concurrency)
     connector = Connector(tls_context(), config)
+    client = ScanClient(config)
     return Services(
         config=config,
         connector=connector,
         decrypt=PasswordCipher(config.encryption_key, config.encryption_layout).decrypt,
         connects=ThreadPoolExecutor(CONNECT_THREADS, "connect"),
-        scans=ScanLine(ScanClient(config), scan_threads, time.monotonic),
+        scans=ScanLine(client, scan_threads, time.monotonic),
+        tokens=Tokens(TokenClient(client, config, time.monotonic), config, time.monotonic),
         hosts=Hosts(config, time.monotonic, connector.resolver),
         unexpected_errors=UnexpectedErrors(),
         clock=time.monotonic,
     )
-
-
-def _pages(services: Services, roster: Roster, health: Health) -> Pages:
-    """What the port of METRICS_LISTEN shows."""
-    # Read only where it is used: its package may not be installed, and takes 3 MiB.
-    from .metrics import Metrics, pages
-
-    hosts_down, reactions = services.hosts.count_down, services.scans.reactions
-    metrics = Metrics(roster, reactions, services.counters, health, hosts_down)
-    return pages(metrics, health)
 
 
 def _install_stop(stop: Callable[[], None]) -> None:

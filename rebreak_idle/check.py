@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 
+from .crowd import Crowd
 from .errors import (
     DatabaseError,
     HostUnreachable,
     LoginRefused,
     NameUnusable,
-    PasswordUnreadable,
+    NotConnected,
     RebreakError,
     ScanFailed,
     SessionLost,
 )
 from .host import Host
 from .hosts import Endpoint, Hosts
-from .imap.session import Session
 from .log import Logger, sanitize
 from .log import database_logger as logger
 from .mailbox import Mailbox
+from .trial_login import Found, TrialLogin
 
 # What one host gets of them is bounded on its own.
 MAILBOXES_AT_ONCE = 32
 # How often a mailbox that waits for its host looks whether that is given up.
 LOOK_AGAIN_SECONDS = 0.5
+# A server that has let go of a connection may count it for a moment more.
+TRIES_ALONE = 4
+NOTICES_SECONDS = 0.5
 
 
 class NotTried(HostUnreachable):
@@ -102,17 +107,18 @@ class Check:
     def __init__(
         self,
         read_rows: Callable[[], list[Mailbox]],
-        decrypt: Callable[[str], str],
-        connect: Callable[[Mailbox, Callable[[], bool]], Session],
+        log_in: Callable[[Mailbox], TrialLogin],
         hosts: Hosts,
         reach_backend: Callable[[], str],
+        show_fleet: Callable[[], None],
     ) -> None:
         self._read_rows = read_rows
-        self._decrypt = decrypt
-        self._connect = connect
+        self._log_in = log_in
         self._hosts = hosts
         self._reach_backend = reach_backend
+        self._show_fleet = show_fleet
         self._trials = Trials()
+        self._crowd = Crowd()
         self._total = self._tried = 0
 
     def run(self, show: Callable[[str], None]) -> bool:
@@ -122,9 +128,12 @@ class Check:
         """
         logger.info("environment: ok")
         rows = self._rows()
+        if rows is not None:
+            self._show_fleet()
         ready = self._try_all(rows or [], show)
         backend = self._backend_is_well()
-        well = bool(rows) and ready == len(rows or []) and backend
+        all_ready = bool(rows) and ready == len(rows or []) and not self._crowd.found_full()
+        well = all_ready and backend
         report = logger.info if well else logger.error
         report(
             "check %s — database %s, %d of %d mailboxes ready, backend %s",
@@ -184,48 +193,64 @@ class Check:
         return True
 
     def _mailbox_is_well(self, mailbox: Mailbox) -> bool:
-        report = Logger(mailbox.name)
+        login = self._log_in(mailbox)
+        report = Logger(mailbox.name, login.hide)
         try:
-            found = self._try_mailbox(mailbox)
-        except SessionLost as error:  # its text says whose trouble it is
-            report.error("%s", sanitize(str(error)))
-            return False
+            found = self._try_mailbox(mailbox, login)
         except RebreakError as error:
-            who = "the user" if isinstance(error, LoginRefused) else "the operator"
-            report.error("%s (%s must act)", sanitize(str(error)), who)
+            _report_error(report, error)
             return False
         except Exception:  # noqa: BLE001  # one mailbox's trouble hides no other's
             report.exception("unexpected error:")
             return False
         report.info(
-            "password opens, %s:%d reached over TLS, login ok, %s",
+            "%s, %s:%d reached over TLS, login ok%s, %s",
+            found.secret,
             mailbox.host,
             mailbox.port,
-            found,
+            found.by,
+            found.inbox,
         )
         return True
 
-    def _try_mailbox(self, mailbox: Mailbox) -> str:
+    def _try_mailbox(self, mailbox: Mailbox, login: TrialLogin) -> Found:
         if mailbox.problem:
             raise RebreakError(f"the row cannot be used: {mailbox.problem}")
-        with self._trials.connecting(self._hosts.at(mailbox), mailbox.id):
-            return self._log_in(mailbox)
-
-    def _log_in(self, mailbox: Mailbox) -> str:
-        session = self._connect(mailbox, lambda: False)
+        endpoint = self._hosts.at(mailbox)
         try:
-            session.connect()
-            try:
-                password = self._decrypt(mailbox.stored_password)
-            except PasswordUnreadable as error:
-                where = f"{mailbox.host}:{mailbox.port}"
-                raise RebreakError(f"{error}; {where} reached over TLS, no login tried") from error
-            session.login(password)
-            count = session.examine().exists
-            way = "IDLE offered" if session.offers_idle else "no IDLE: will be polled"
-            return f"INBOX has {count} message{'' if count == 1 else 's'}, {way}"
-        finally:
-            session.close()
+            with self._crowd.beside_others(endpoint, mailbox.id):
+                return self._visit(mailbox, endpoint, login)
+        except HostUnreachable as error:
+            if isinstance(error, NameUnusable) or not error.answered:
+                raise
+            with self._crowd.alone(endpoint, mailbox.id, error):
+                return self._visit_again(mailbox, endpoint, login)
+
+    def _visit_again(self, mailbox: Mailbox, endpoint: Endpoint, login: TrialLogin) -> Found:
+        for _ in range(TRIES_ALONE - 1):
+            with suppress(HostUnreachable):
+                return self._visit(mailbox, endpoint, login)
+            time.sleep(NOTICES_SECONDS)
+        return self._visit(mailbox, endpoint, login)
+
+    def _visit(self, mailbox: Mailbox, endpoint: Endpoint, login: TrialLogin) -> Found:
+        id_ = mailbox.id
+        with self._trials.connecting(endpoint, id_):
+            return login.run(lambda: self._crowd.trying(id_), lambda: self._crowd.connected(id_))
+
+
+def _report_error(report: Logger, error: RebreakError) -> None:
+    """Log what was found wrong, and who must act; lost sessions say it themselves, but for one."""
+    text = sanitize(str(error))
+    match error:
+        case NotConnected():
+            report.error("%s (the operator must act if it stays)", text)
+        case SessionLost():
+            report.error("%s", text)
+        case LoginRefused(who=who):
+            report.error("%s (%s must act)", text, who)
+        case _:
+            report.error("%s (%s must act)", text, "the operator")
 
 
 def _in_turns(mailboxes: list[Mailbox]) -> list[Mailbox]:

@@ -18,10 +18,12 @@ from .store import DEFAULT_QUERY
 from .values import (
     Listen,
     boolean,
+    default_instance_name,
     encryption_key,
     header_name,
     header_value,
     http_url,
+    instance_name,
     is_utf8,
     key_encoding,
     metrics_address,
@@ -29,6 +31,7 @@ from .values import (
     positive_integer,
     positive_number,
     positive_seconds,
+    refuse_placeholders,
     refuse_quotes,
     seconds_or_off,
     shown,
@@ -58,6 +61,7 @@ class Config:
     query: str
     encryption_layout: str
     admin_secret_header: str
+    access_token_path: str
     refresh_interval_seconds: float
     idle_renew_seconds: float
     idle_check_seconds: float
@@ -71,6 +75,8 @@ class Config:
     scan_concurrency: int
     scan_timeout_seconds: float
     imap_allow_private_hosts: bool
+    instance_name: str
+    instance_silence_seconds: float
     log_level: str
     change_check_seconds: float
     connection_state_path: str | None
@@ -104,7 +110,7 @@ def _variables(directory: Path) -> tuple[dict[str, str], dict[str, str]]:
 
     SSL_CERT_FILE and SSL_CERT_DIR are put into the process environment, where OpenSSL looks.
     """
-    values, problems = read_dotenv(directory / ".env")
+    values, problems = read_dotenv(directory / ".env", os.environ)
     for name in OPENSSL_VARIABLES:
         if name in values:
             os.environ.setdefault(name, values[name])
@@ -131,6 +137,7 @@ def load(values: Mapping[str, str], problems: Mapping[str, str] | None = None) -
         query=read.text("MAIL_CONNECTIONS_QUERY", DEFAULT_QUERY),
         encryption_layout=read.parsed("ENCRYPTION_LAYOUT", "iv:tag:ciphertext", one_of(LAYOUTS)),
         admin_secret_header=read.parsed("ADMIN_SECRET_HEADER", "x-admin-secret", header_name),
+        access_token_path=read.parsed("ACCESS_TOKEN_PATH", "/api/mail/access-token", url_path),
         refresh_interval_seconds=seconds("REFRESH_INTERVAL_SECONDS", "300"),
         idle_renew_seconds=seconds("IDLE_RENEW_SECONDS", "1500"),
         idle_check_seconds=seconds("IDLE_CHECK_SECONDS", "60"),
@@ -144,6 +151,8 @@ def load(values: Mapping[str, str], problems: Mapping[str, str] | None = None) -
         scan_concurrency=read.parsed("SCAN_CONCURRENCY", "16", positive_integer),
         scan_timeout_seconds=seconds("SCAN_TIMEOUT_SECONDS", "120"),
         imap_allow_private_hosts=read.parsed("IMAP_ALLOW_PRIVATE_HOSTS", "false", boolean),
+        instance_name=read.parsed("INSTANCE_NAME", default_instance_name(values), instance_name),
+        instance_silence_seconds=seconds("INSTANCE_SILENCE_SECONDS", "30"),
         log_level=read.parsed("LOG_LEVEL", "info", one_of(LOG_LEVELS)),
         change_check_seconds=read.parsed("CHANGE_CHECK_SECONDS", "10", seconds_or_off),
         connection_state_path=read.optional("CONNECTION_STATE_PATH", url_path),
@@ -151,7 +160,7 @@ def load(values: Mapping[str, str], problems: Mapping[str, str] | None = None) -
     )
     for name, check in OPENSSL_VARIABLES.items():
         if name in values:
-            read.parsed(name, None, check)
+            read.parsed(name, "", check)
     if read.problems:
         raise ConfigError(list(read.problems.values()))
     return config
@@ -182,6 +191,7 @@ class _Reader:
             if not is_utf8(text):
                 raise ValueError("is not UTF-8: give it in UTF-8")
             refuse_quotes(text)
+            refuse_placeholders(text)
             return parse(text)
         except ValueError as error:
             self.problems.setdefault(name, f"{name} {error}")
@@ -200,6 +210,10 @@ class _Reader:
     def default_backend(self) -> str:
         """What NODE_ENV selects; what was meant to be production must not become staging."""
         node_env = self._values.get("NODE_ENV") or ""
+        try:
+            refuse_placeholders(node_env)
+        except ValueError as error:
+            self.problems.setdefault("NODE_ENV", f"NODE_ENV {error}")
         if node_env == "production":
             return PRODUCTION_BACKEND_URL
         if re.sub(r"\W", "", node_env).lower() == "production":

@@ -16,10 +16,10 @@ class Counters:
         self.refused_logins = 0
         self._lock = threading.Lock()
 
-    def ended(self, trouble: Trouble, state: State) -> None:
+    def ended(self, trouble: Trouble | None, state: State) -> None:
         """A session ended by this trouble, and led to this state."""
         with self._lock:
-            if trouble.refused:
+            if trouble and trouble.refused:
                 self.refused_logins += 1
             elif state is State.BACKING_OFF:
                 self.reconnects += 1

@@ -13,13 +13,31 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo, PGconn
 
-# What Prisma, its hosts and node-postgres add to a connection URL and libpq does not know.
-# https://www.prisma.io/docs/orm/overview/databases/postgresql#arguments
-PRISMA_PARAMETERS = frozenset({
-    "connection_limit", "max_connection_lifetime", "max_idle_connection_lifetime", "pgbouncer",
-    "pool_timeout", "schema", "single_use_connections", "socket_timeout", "sslaccept",
-    "sslidentity", "statement_cache_size", "supa", "uselibpqcompat", "workaround",
+# What other programs add to a connection URL and libpq does not know.
+FOREIGN_PARAMETERS = frozenset({
+    # Prisma and its hosts: https://www.prisma.io/docs/orm/overview/databases/postgresql#arguments
+    "connection_limit", "pgbouncer", "schema", "single_use_connections", "socket_timeout",
+    "sslaccept", "sslidentity", "statement_cache_size", "supa", "workaround",
+    # node-postgres: https://node-postgres.com/apis/client and /apis/pool
+    "allowExitOnIdle", "binary", "connectionTimeoutMillis", "encoding",
+    "idle_in_transaction_session_timeout", "keepAlive", "keepAliveInitialDelayMillis",
+    "lock_timeout", "query_timeout", "statement_timeout", "uselibpqcompat",
+    # postgres.js: https://github.com/porsager/postgres#all-postgres-options
+    "backoff", "debug", "fetch_types", "keep_alive", "prepare", "publications", "types",
+    # pgx: https://pkg.go.dev/github.com/jackc/pgx/v5#ParseConfig
+    "default_query_exec_mode", "description_cache_capacity", "statement_cache_capacity",
+    # Rails: https://guides.rubyonrails.org/configuring.html#configuring-a-database
+    "checkout_timeout", "prepared_statements", "reaping_frequency",
+    # asyncpg under SQLAlchemy: https://docs.sqlalchemy.org/en/20/dialects/postgresql.html
+    "command_timeout", "prepared_statement_cache_size",
+    # Django: https://docs.djangoproject.com/en/5.2/ref/databases/#persistent-connections
+    "conn_health_checks", "conn_max_age",
 })  # fmt: skip
+# The measures of a pool of connections, whoever keeps it: pool_max_conns (pgx), max and
+# maxLifetimeSeconds (node-postgres), max_lifetime (postgres.js), pool (Rails).
+_POOL_PARAMETER = re.compile(r"(pool|max|min|idle)(_[a-z]\w*|[A-Z]\w*)?")
+# The ssl of node-postgres, postgres.js and asyncpg, as an sslmode.
+SSL_VALUES = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +68,7 @@ NOWHERE = "nowhere!"
 
 
 def parse_database_url(text: str) -> Database:
-    """``DATABASE_URL`` without what only Prisma understands.
+    """``DATABASE_URL`` without what libpq does not understand.
 
     Raises:
         ValueError: it is no PostgreSQL connection string, or libpq would refuse it at each
@@ -60,7 +78,7 @@ def parse_database_url(text: str) -> Database:
     if not text.isprintable():
         raise ValueError(f"has line breaks or other control characters: {EXAMPLE}")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
-        text, schema = _without_prisma(text)
+        text, schema = _without_foreign(text)
     try:
         parameters = {name: str(value) for name, value in conninfo_to_dict(text).items()}
     except (psycopg.Error, UnicodeError):
@@ -70,8 +88,8 @@ def parse_database_url(text: str) -> Database:
     return Database(text, schema)
 
 
-def _without_prisma(url: str) -> tuple[str, str]:
-    """The URL as it was but for Prisma's parameters, and the schema that one of them names."""
+def _without_foreign(url: str) -> tuple[str, str]:
+    """The URL as it was but for others' parameters, and the schema that one of them names."""
     scheme, _, rest = url.partition("://")
     if scheme not in ("postgres", "postgresql"):
         raise ValueError("must begin with postgresql:// or postgres://")
@@ -88,21 +106,38 @@ def _without_prisma(url: str) -> tuple[str, str]:
 
 
 def _for_libpq(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The parameters without Prisma's.
+    """The parameters without those of others; ``ssl`` as an ``sslmode``, where there is none.
 
     Where there is no ``sslkey``, two names of libpq's are Prisma's as well: ``sslcert`` is the
     server's CA there, and ``sslpassword`` opens ``sslidentity``.
     """
     names = {name for name, _ in pairs}
-    if "sslkey" in names:
-        dropped, is_ca = PRISMA_PARAMETERS, False
-    else:
-        dropped, is_ca = PRISMA_PARAMETERS | {"sslpassword"}, "sslrootcert" not in names
+    dropped = {name for name in names if _is_foreign(name)}
+    renamed = {"ssl": "sslmode"}
+    if "sslmode" in names:
+        dropped.add("ssl")
+    if "sslkey" not in names:
+        dropped.add("sslpassword")
+        if "sslrootcert" not in names:
+            renamed["sslcert"] = "sslrootcert"
     return [
-        ("sslrootcert" if is_ca and name == "sslcert" else name, value)
+        (renamed.get(name, name), _sslmode(value) if name == "ssl" else value)
         for name, value in pairs
         if name not in dropped
     ]
+
+
+def _is_foreign(name: str) -> bool:
+    is_pool_s = _POOL_PARAMETER.fullmatch(name) is not None and name not in _libpq_names()
+    return is_pool_s or name in FOREIGN_PARAMETERS
+
+
+def _libpq_names() -> set[str]:
+    return {option.keyword.decode() for option in Conninfo.get_defaults()}
+
+
+def _sslmode(ssl: str) -> str:
+    return SSL_VALUES.get(ssl.lower(), ssl.lower())
 
 
 def _check_place(place: str) -> None:
@@ -117,13 +152,13 @@ def _check_place(place: str) -> None:
 
 
 def _check_parameters(items: list[str]) -> None:
-    known = PRISMA_PARAMETERS | {option.keyword.decode() for option in Conninfo.get_defaults()}
+    known = {"ssl", *_libpq_names()}
     for name, equals, value in (item.partition("=") for item in items):
         if not equals or not re.fullmatch(r"[A-Za-z_]{1,40}", name):
             raise ValueError(f"has a parameter that is not name=value: {EXAMPLE}, and {ENCODE}")
-        if name == "ssl" and value != "true":  # which libpq takes as sslmode=require
+        if name == "ssl" and _sslmode(value) not in SSL_MODES:
             raise ValueError("has an ssl that libpq does not know: give sslmode instead")
-        if name not in known and name != "ssl":
+        if name not in known and not _is_foreign(name):
             raise ValueError(
                 f"has the unknown parameter {name!r}: remove it, or give one that libpq knows"
             )

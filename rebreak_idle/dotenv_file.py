@@ -1,12 +1,14 @@
 """`.env`, as python-dotenv reads it, and the lines that Node's dotenv reads otherwise.
 
 Node programs share the file. Where the two readers differ nobody can say what was meant, so such a
-line is a problem, whichever program its variable is for.
+line is a problem, whichever program its variable is for. A line that both ignore is none, nor is
+one for a variable that the process environment sets anyway.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
@@ -38,8 +40,9 @@ class _Entry(NamedTuple):
     line: int
 
 
-def read_dotenv(path: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """The variables of the file, and its problems by the variable, or else the line, they are in.
+def read_dotenv(path: Path, given: Container[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The variables of the file, and its problems by the variable, or else the line, they are in;
+    those of variables that are ``given`` elsewhere do not matter.
 
     As in Node, ``$`` in a value is an ordinary character.
 
@@ -55,20 +58,18 @@ def read_dotenv(path: Path) -> tuple[dict[str, str], dict[str, str]]:
         raise ConfigError([problem]) from None
     if "\0" in text:
         raise ConfigError([".env cannot be read (it is not in UTF-8): fix it or remove it"])
-    values, bad_lines = _read_as_python(text)
-    problems = _differences(values, read_as_node(text), bad_lines)
+    values = _read_as_python(text)
+    problems = _differences(values, read_as_node(text), given)
     return {name: entry.value for name, entry in values.items()}, problems
 
 
-def _read_as_python(text: str) -> tuple[dict[str, _Entry], set[int]]:
-    """What python-dotenv finds, and the lines that it does not understand."""
-    bindings = list(parse_stream(StringIO(text)))
-    values = {
+def _read_as_python(text: str) -> dict[str, _Entry]:
+    """What python-dotenv finds."""
+    return {
         binding.key: _Entry(binding.value, _line(binding))
-        for binding in bindings
+        for binding in parse_stream(StringIO(text))
         if binding.key is not None and binding.value is not None
     }
-    return values, {_line(binding) for binding in bindings if binding.error}
 
 
 def _line(binding: Binding) -> int:
@@ -91,7 +92,7 @@ def read_as_node(text: str) -> dict[str, _Entry]:
 
 
 def _differences(
-    python: dict[str, _Entry], node: dict[str, _Entry], bad_lines: set[int]
+    python: dict[str, _Entry], node: dict[str, _Entry], given: Container[str]
 ) -> dict[str, str]:
     """A problem for each variable that the two read otherwise, and each line that one cannot read.
 
@@ -99,13 +100,13 @@ def _differences(
     """
     problems = {}
     for name, (value, line) in python.items():
-        if name in node and node[name].value != value:
+        if name in node and node[name].value != value and name not in given:
             problems[name] = (
                 f"{name} in line {line} of .env is read otherwise by Node's dotenv: "
                 f"{_remedy(value, node[name].value)}"
             )
-    lines = bad_lines | {{**python, **node}[name].line for name in python.keys() ^ node.keys()}
-    for line in sorted(lines):
+    of_one = {name for name in python.keys() ^ node.keys() if name not in given}
+    for line in sorted({{**python, **node}[name].line for name in of_one}):
         problems[f"line {line}"] = (
             f".env cannot be understood in line {line}: write NAME=value, with quotes around a "
             "value of several lines"
@@ -125,5 +126,5 @@ def _is_read_alike(written: str, value: str) -> bool:
     text = f"NAME={written}\n"
     return all(
         list(found) == ["NAME"] and found["NAME"].value == value
-        for found in (_read_as_python(text)[0], read_as_node(text))
+        for found in (_read_as_python(text), read_as_node(text))
     )

@@ -39,19 +39,74 @@ class MailboxUnusable(RebreakError):
 
 
 class LoginRefused(RebreakError):
-    """The server refused the login: park the mailbox, a person must act.
+    """The server refused the login: park the mailbox, ``who`` must act.
 
     ``is_clear``: its words are known to be about the account. Where they are not, and where the
     password has worked before, it is tried again a few times first.
     """
 
-    def __init__(self, text: str, *, is_clear: bool = True) -> None:
+    def __init__(self, text: str, *, is_clear: bool = True, who: str = "the user") -> None:
         super().__init__(text)
-        self.is_clear = is_clear
+        self.is_clear, self.who = is_clear, who
+
+
+class AccessDenied(LoginRefused):
+    """No access token would help, or the backend has none to give: park the mailbox."""
+
+    def __init__(self, text: str, who: str) -> None:
+        super().__init__(text, who=who)
+
+
+class TokenUnavailable(RebreakError):
+    """The backend gave no access token this time: ask again, with back-off.
+
+    ``retry_after_seconds`` is what it asked for, or None. ``is_for_all`` where all mailboxes fare
+    the same, such as where nobody listens; None where that, or one mailbox's trouble, may be it.
+    ``who`` must act: "nobody" where it may pass by itself, or "the operator".
+    """
+
+    def __init__(
+        self,
+        text: str,
+        retry_after_seconds: float | None = None,
+        *,
+        is_for_all: bool | None = False,
+        who: str = "nobody",
+    ) -> None:
+        super().__init__(text)
+        self.retry_after_seconds = retry_after_seconds
+        self.is_for_all = is_for_all
+        self.who = who
+
+
+class AccessRefused(LoginRefused):
+    """The server took the password and does not open INBOX, for what the account is."""
+
+
+class ServerUnusable(LoginRefused):
+    """The server is not one that the row can be used with: the operator must act.
+
+    It may be one again, with the row as it is: it is tried as seldom as a refused login.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, who="the operator")
 
 
 class SessionLost(RebreakError):
     """The connection broke, or could not be made: reconnect with back-off."""
+
+
+class IdleUnanswered(SessionLost):
+    """The connection stands, and IDLE has no answer: where that happens again, do without IDLE."""
+
+
+class SessionEnded(SessionLost):
+    """The server itself ended it: by BYE, or by NO or BAD to a command that it took before."""
+
+
+class NotConnected(SessionEnded):
+    """The login worked, and INBOX cannot be opened all the same."""
 
 
 class HostUnreachable(SessionLost):

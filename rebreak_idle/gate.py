@@ -23,10 +23,16 @@ class Gate:
     attempts of their own. The first success lets them return.
     """
 
-    def __init__(self, backoff: Backoff, clock: Callable[[], float], size: int = sys.maxsize):
+    def __init__(
+        self,
+        backoff: Backoff,
+        clock: Callable[[], float],
+        size: int = sys.maxsize,
+        failures_that_mean_down: int = FAILURES_THAT_MEAN_DOWN,
+    ) -> None:
         self._slots = Slots(size)
         self._probes = Slots(1)
-        self._breaker = CircuitBreaker(FAILURES_THAT_MEAN_DOWN, backoff, clock)
+        self._breaker = CircuitBreaker(failures_that_mean_down, backoff, clock)
 
     @property
     def shown(self) -> str:

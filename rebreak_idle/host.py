@@ -132,11 +132,15 @@ class Host(Gate):
         vars(other).update(vars(self))  # for whoever still has it
 
     def _log_full(self, why: str) -> None:
+        self.log_full(self.places.count_living(), why, self.places.due_in_seconds)
+
+    def log_full(self, most: int, why: str, seconds: float) -> None:
+        """Say that it takes so many connections, and when the next is tried."""
         logger.warning(
             "%s is full: it takes no more than %d of our connections (%s); those stay, the other "
             "mailboxes wait, one tries again in %s",
             sanitize(self.shown),
-            self.places.count_living(),
+            most,
             sanitize(why),
-            seconds_text(round(max(0.0, self.places.due_in_seconds), 1)),
+            seconds_text(round(max(0.0, seconds), 1)),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .config import Config
+from .idle_tries import IdleTries
 from .imap.renewal import Renewal
 from .imap.responses import Kind, Line
 from .imap.uids import Finding, Snapshot, UidTracker
@@ -12,23 +13,16 @@ from .limits import interval_text
 from .log import Logger, RepeatFilter, sanitize
 from .scan.pending import CATCH_UP, EXISTS
 
-# A server that ends IDLE by itself within ten seconds, three times in a row, is left alone for a
-# poll interval: it would be asked thousands of times a second.
-SHORT_IDLE_SECONDS = 10.0
-SHORT_IDLES = 3
-
 
 class Inbox:
     """Outlives the sessions of its mailbox. Used by the mailbox's thread."""
 
     def __init__(self, config: Config, logger: Logger, clock: Callable[[], float]) -> None:
         self._logger = logger
-        self._poll_seconds = config.poll_interval_seconds
+        self.idle_tries = IdleTries(config, logger, clock)
         self._uids = UidTracker()
         self._renewal = Renewal(config.idle_renew_seconds)
-        self._polling_notes = RepeatFilter(clock)
         self._unreadable = RepeatFilter(clock)
-        self._short_idles = 0
         self._was_told_late = False
 
     @property
@@ -48,6 +42,9 @@ class Inbox:
                 is_news |= self._uids.announced(line.number)
             elif line.kind is Kind.EXPUNGE:
                 self._uids.expunged(line.number)
+            elif line.kind is Kind.TOO_MUCH:
+                self._uids.lose_count()
+                is_news = True
         if is_news:
             self._hear_exists(in_idle and grew)
             return EXISTS
@@ -98,24 +95,3 @@ class Inbox:
             "the server did not announce mail that came: idle is now renewed every %s",
             interval_text(self.renew_seconds),
         )
-
-    def pause_after_idle(self, renewed: bool, lasted_seconds: float) -> float:
-        """How long to wait after an IDLE that was ``renewed``, or that the server ended by itself:
-        one that keeps doing so is not asked in a rush.
-        """
-        short = not renewed and lasted_seconds < SHORT_IDLE_SECONDS
-        self._short_idles = self._short_idles + 1 if short else 0
-        if self._short_idles < SHORT_IDLES:
-            return 0.0
-        self._logger.warning(
-            "the server ends IDLE at once, again and again: next IDLE in %s",
-            interval_text(self._poll_seconds),
-        )
-        return self._poll_seconds
-
-    def note_polling(self) -> None:
-        """The server offers no IDLE."""
-        if self._polling_notes.should_log("no IDLE"):
-            self._logger.info(
-                "the server has no IDLE: asking every %s", interval_text(self._poll_seconds)
-            )

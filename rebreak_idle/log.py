@@ -30,6 +30,10 @@ log.propagate = False
 log.addHandler(logging.NullHandler())  # silent until there is a `Log`
 
 
+# Takes a mailbox's own secrets out of a text.
+Hide = Callable[[str], str]
+
+
 class External(str):
     """A text from outside, fit for one line: shortened, control characters escaped.
 
@@ -75,10 +79,11 @@ class Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         prefix = getattr(record, "prefix", DATABASE_PREFIX)
+        hide = getattr(record, "hide", str)
         try:
-            lines = [self._message(record), *self._traceback(record)]
+            lines = [self._message(record, hide), *self._traceback(record, hide)]
         except Exception:  # noqa: BLE001  # one line that cannot be shown costs no other
-            prefix, message = DATABASE_PREFIX, self._shown(record.msg)
+            prefix, message = DATABASE_PREFIX, self._shown(record.msg, hide)
             what = message if isinstance(message, str) else type(message).__name__
             lines = [f"a line of the log cannot be shown: {what}"]
         long_ones = self._long_secrets
@@ -88,23 +93,24 @@ class Formatter(logging.Formatter):
         """A text from outside as a line shows it: short, in one line, without secrets."""
         return truncate(_without(text, self._secrets))
 
-    def _message(self, record: logging.LogRecord) -> str:
-        text, args = str(self._shown(record.msg)), record.args
+    def _message(self, record: logging.LogRecord, hide: Hide) -> str:
+        text, args = str(self._shown(record.msg, hide)), record.args
         if isinstance(args, Mapping):
-            return text % {name: self._shown(arg) for name, arg in args.items()}
-        return text % tuple(self._shown(arg) for arg in args) if args else text
+            return text % {name: self._shown(arg, hide) for name, arg in args.items()}
+        return text % tuple(self._shown(arg, hide) for arg in args) if args else text
 
-    def _traceback(self, record: logging.LogRecord) -> list[str]:
+    def _traceback(self, record: logging.LogRecord, hide: Hide) -> list[str]:
         if not record.exc_info or record.exc_info[0] is None:
             return []
         # A secret may have several lines itself.
-        return _without(self.formatException(record.exc_info), self._long_secrets).splitlines()
+        text = hide(self.formatException(record.exc_info))
+        return _without(text, self._long_secrets).splitlines()
 
-    def _shown(self, value: object) -> object:
+    def _shown(self, value: object, hide: Hide) -> object:
         """A text from outside loses its secrets before it is shortened, lest a part be left."""
         if not isinstance(value, External):
             return value
-        return truncate(_without(value.raw, self._secrets))
+        return truncate(_without(hide(value.raw), self._secrets))
 
 
 def _without(text: str, secrets: list[str]) -> str:
@@ -249,12 +255,17 @@ class RepeatFilter:
 
 
 class Logger(logging.LoggerAdapter[logging.Logger]):
-    """The log of one mailbox, or of the database."""
+    """The log of one mailbox, or of the database.
 
-    def __init__(self, name: str) -> None:
+    ``hide`` takes the secrets that this mailbox alone has out of texts from outside.
+    """
+
+    def __init__(self, name: str, hide: Hide = str) -> None:
         # A closing bracket in a name would end the prefix early.
         prefix = f"idle/{truncate(name)}".replace("]", "\\x5d")
-        super().__init__(log, {"prefix": prefix})
+        self.hide = hide
+        super().__init__(log, {"prefix": prefix, "hide": hide})
 
 
 database_logger = Logger("db")
+fleet_logger = Logger("fleet")

@@ -12,7 +12,9 @@ from .portions import in_portions
 class Mailbox:
     """What the daemon needs to know to watch one mailbox.
 
-    ``problem`` is empty, or the sentence that says why the row cannot be used.
+    ``problem`` is empty, or the sentence that says why the row cannot be used. With ``oauth2`` the
+    backend hands out access tokens, and ``stored_password`` is a hash of what the row has there: no
+    more is wanted of it than to notice that it changed.
     """
 
     id: str
@@ -23,6 +25,7 @@ class Mailbox:
     username: str
     stored_password: str = field(repr=False)
     starttls: bool = False
+    oauth2: bool = False
     problem: str = ""
 
     @property

@@ -36,7 +36,7 @@ class PooledTask:
         self._executor = services.connects
         self._seconds = COMMANDS_IN_A_ROW * services.config.imap_timeout_seconds
         self._progress = progress
-        self._wake = wake
+        self.wake = wake
         self._wait = wait
         self._token: object = None
 
@@ -78,7 +78,7 @@ class PooledTask:
         except RuntimeError as error:  # it is queued all the same
             self._token = None
             raise SessionLost(f"no connection can be made: {error}") from error
-        future.add_done_callback(lambda _: self._wake())
+        future.add_done_callback(lambda _: self.wake())
         try:
             while not future.done():
                 self._wait(math.inf)

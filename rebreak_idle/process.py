@@ -7,6 +7,7 @@ import gc
 import resource
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -85,3 +86,10 @@ def raise_descriptor_limit() -> int:
             soft = limit
             break
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft - OTHER_DESCRIPTORS
+
+
+def clock_that_runs_on() -> float:
+    """Seconds that only grow, also while the machine sleeps: CLOCK_BOOTTIME where there is one
+    (Linux, clock_gettime(2)); CLOCK_MONOTONIC stands still then.
+    """
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

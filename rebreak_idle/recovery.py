@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from .config import Config
-from .counters import Counters
 from .errors import (
+    AccessDenied,
+    AccessRefused,
     HostUnreachable,
     LoginRefused,
     MailboxUnusable,
+    NotConnected,
     PasswordUnreadable,
     RebreakError,
+    TokenUnavailable,
 )
 from .limits import JITTER, WORKED_SECONDS, Backoff, interval_text, seconds_text
 from .log import Logger, RepeatFilter, sanitize
@@ -25,6 +28,9 @@ from .status import State, Trouble, Who
 # providers refuse good passwords for minutes.
 REFUSED_RETRY_SECONDS = (60.0, 300.0)
 AUTH_RETRY_MAX_SECONDS = 6 * 3600.0
+# A login that works, and an INBOX that cannot be opened: trouble that passes, unless it stays. With
+# the usual waits this is two and a half minutes.
+NOT_CONNECTED_TRIES = 6
 # Before a wait that long the reason is said each time: it is what somebody finds in the log.
 LONG_WAIT_SECONDS = 60.0
 # Long enough to stand for ever, short enough for any clock.
@@ -40,7 +46,29 @@ class Remedy(Enum):
     CREDENTIALS = auto()
     UNCLEAR_REFUSAL = auto()
     """As CREDENTIALS, but nobody knows what the server means."""
+    ACCESS = auto()
+    """As CREDENTIALS, but the login worked: it is INBOX that the account may not open."""
     ROW = auto()
+    AT_ONCE = auto()
+    """It is no failure: reconnect, and count from the beginning."""
+    IN_LINE = auto()
+    """Try again, and wait in line for what is missing; this attempt does not count."""
+    DENIED = auto()
+    """As CREDENTIALS, of which a new one was just tried, or cannot be had."""
+    NOT_CONNECTED = auto()
+    """As RECONNECT, but somebody must act when it stays."""
+
+
+# What the server, or the backend that has no token for it, says to whoever logs in.
+REFUSALS = frozenset(
+    {
+        Remedy.CREDENTIALS,
+        Remedy.UNCLEAR_REFUSAL,
+        Remedy.ACCESS,
+        Remedy.DENIED,
+        Remedy.NOT_CONNECTED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +77,30 @@ class Ending:
 
     text: str
     remedy: Remedy
+    who: str = "the user"
+    """Who must act after a refusal."""
+    wait_seconds: float = 0.0
+    """How long it waits at least, where it backs off."""
 
     @classmethod
     def of(cls, error: RebreakError) -> Ending:
         """What an error of the session asks for."""
         match error:
             case PasswordUnreadable() | MailboxUnusable():
-                return cls(str(error), Remedy.ROW)
+                return cls(str(error), Remedy.ROW, "the operator")
+            case AccessDenied():
+                return cls(str(error), Remedy.DENIED, error.who)
+            case AccessRefused():
+                return cls(str(error), Remedy.ACCESS, error.who)
+            case NotConnected():
+                return cls(str(error), Remedy.NOT_CONNECTED, "the operator")
+            case TokenUnavailable():
+                wait = error.retry_after_seconds or 0.0
+                return cls(str(error), Remedy.RECONNECT, error.who, wait)
             case LoginRefused(is_clear=True):
-                return cls(str(error), Remedy.CREDENTIALS)
+                return cls(str(error), Remedy.CREDENTIALS, error.who)
             case LoginRefused():
-                return cls(str(error), Remedy.UNCLEAR_REFUSAL)
+                return cls(str(error), Remedy.UNCLEAR_REFUSAL, error.who)
             case HostUnreachable():
                 return cls(str(error), Remedy.HOST)
             case _:
@@ -69,15 +110,15 @@ class Ending:
         """What it is to whoever asks, where it led to this state."""
         who = Who.NOBODY
         if state is State.PARKED:
-            who = Who.OPERATOR if self.remedy is Remedy.ROW else Who.USER
-        refused = self.remedy in (Remedy.CREDENTIALS, Remedy.UNCLEAR_REFUSAL)
-        return Trouble(self.text, who, refused)
+            who = Who(self.who.removeprefix("the "))
+        return Trouble(self.text, who, self.remedy in REFUSALS)
 
 
 class Recovery:
     """Counts one mailbox's attempts and refusals. Used by its own thread.
 
-    ``good_logins`` are those that worked in this process's life, shared by all mailboxes.
+    ``good_logins`` are those that worked, and led to an open INBOX, in this process's life; shared
+    by all mailboxes.
     """
 
     def __init__(
@@ -86,7 +127,6 @@ class Recovery:
         logger: Logger,
         clock: Callable[[], float],
         good_logins: set[int],
-        counters: Counters | None = None,
     ) -> None:
         self.troubles = RepeatFilter(clock)
         self.ended_by: Trouble | None = None
@@ -94,23 +134,22 @@ class Recovery:
         self._config = config
         self._logger = logger
         self._good_logins = good_logins
-        self._counters = counters or Counters()
         self._random = random.random
-        self._login = 0
+        self._login = self._inbox = 0
         self._attempt = 0
         self._refusals = 0
         self._times_parked = 0
+        self._not_connected = 0
 
     def begin_attempt(self) -> None:
         """A connection is attempted now."""
         self._attempt += 1
 
-    def wait_for_host(self, ending: Ending) -> None:
+    def _wait_for_host(self, ending: Ending) -> None:
         """The next attempt waits for the host, so this one does not count; that it fails is known
         from the host's own line.
         """
         self._attempt -= 1
-        self._note(ending, State.BACKING_OFF)
         if ending.remedy is Remedy.RECONNECT and self.troubles.should_log(ending.text):
             self._logger.warning(
                 "%s — its host is down: it reconnects when that answers again",
@@ -119,58 +158,85 @@ class Recovery:
 
     def begin_login(self, *login: object) -> None:
         """Where, as whom and with which password; of that only a hash is kept."""
-        self._login = hash(login)
+        self._login, self._inbox = hash(login), hash((login, "INBOX"))
 
     def logged_in(self) -> None:
         """The server took the credentials."""
         self._good_logins.add(self._login)
+
+    def opened_inbox(self) -> None:
+        """The server let us into INBOX."""
+        self._good_logins.add(self._inbox)
         self.ended_by = None
-        self._refusals = self._times_parked = 0
+        self._refusals = self._times_parked = self._not_connected = 0
 
-    def next_try(self, ending: Ending, lasted_seconds: float) -> tuple[State, float]:
-        """What follows a session that ended after so many seconds: the state, and the wait."""
-        state, wait = self._next_try(ending, lasted_seconds)
-        self._note(ending, state)
-        return state, wait
-
-    def _note(self, ending: Ending, state: State) -> None:
+    def next_try(
+        self, ending: Ending, lasted_seconds: float, is_held_back: bool = False
+    ) -> tuple[State, float]:
+        """What follows a session that ended after so many seconds: the state, and the wait; where
+        the host holds it back, the next attempt waits there.
+        """
+        if is_held_back and ending.remedy in (Remedy.RECONNECT, Remedy.HOST):
+            self._wait_for_host(ending)
+            state, wait = State.BACKING_OFF, 0.0
+        else:
+            state, wait = self._next_try(ending, lasted_seconds)
         self.ended_by = ending.trouble(state)
-        self._counters.ended(self.ended_by, state)
+        return state, wait
 
     def _next_try(self, ending: Ending, lasted_seconds: float) -> tuple[State, float]:
         if lasted_seconds >= WORKED_SECONDS:
             self._attempt = 1
             self.troubles.forget()
+        self._not_connected += ending.remedy is Remedy.NOT_CONNECTED
         match ending.remedy:
+            case Remedy.AT_ONCE:
+                self._attempt = 0
+                return State.CONNECTING, 0.0
+            case Remedy.IN_LINE:
+                self._attempt -= 1
+                self.troubles.should_log(ending.text)  # the log has it; the report may ask
+                return State.BACKING_OFF, 0.0
             case Remedy.RECONNECT | Remedy.HOST:
-                return State.BACKING_OFF, self._back_off(ending.text)
+                return State.BACKING_OFF, self._back_off(ending)
+            case Remedy.NOT_CONNECTED if self._not_connected < NOT_CONNECTED_TRIES:
+                return State.BACKING_OFF, self._back_off(ending)
+            case Remedy.NOT_CONNECTED:
+                times = self._not_connected - NOT_CONNECTED_TRIES + 1
+                return State.PARKED, self._park(ending, times)
             case Remedy.ROW:
                 return State.PARKED, self._park_until_changed(ending.text)
+            case Remedy.DENIED:
+                return State.PARKED, self._park_refused(ending)
         self._refusals += 1
         if self._may_pass(ending):
             return State.BACKING_OFF, self._try_refused_again(ending)
-        return State.PARKED, self._park_refused(ending.text)
+        return State.PARKED, self._park_refused(ending)
 
-    def _back_off(self, why: str) -> float:
+    def _back_off(self, ending: Ending) -> float:
         config = self._config
         first, longest = config.reconnect_initial_seconds, config.reconnect_max_seconds
         wait = Backoff(first, longest, self._random).wait_seconds(self._attempt)
-        if self._is_to_be_said(why, wait):
-            self._logger.warning("%s", sanitize(why))
+        wait = max(wait, ending.wait_seconds)
+        if self._is_to_be_said(ending.text, wait):
+            self._logger.warning("%s", sanitize(ending.text))
         return self._reconnect(wait, self._attempt)
 
     def _may_pass(self, ending: Ending) -> bool:
-        worked = self._login in self._good_logins
-        in_doubt = worked or ending.remedy is Remedy.UNCLEAR_REFUSAL
+        in_doubt = self._has_worked(ending) or ending.remedy is Remedy.UNCLEAR_REFUSAL
         tries_left = self._refusals <= len(REFUSED_RETRY_SECONDS) and not self._times_parked
         return in_doubt and tries_left
+
+    def _has_worked(self, ending: Ending) -> bool:
+        what = self._inbox if ending.remedy is Remedy.ACCESS else self._login
+        return what in self._good_logins
 
     def _try_refused_again(self, ending: Ending) -> float:
         """After a minute and after five, but no later than it would be tried if it were parked."""
         wait = min(REFUSED_RETRY_SECONDS[self._refusals - 1], self._config.auth_retry_seconds)
         wait = Backoff(wait, wait, self._random).wait_seconds(self._refusals)
         if self._is_to_be_said(ending.text, wait):
-            worked = self._login in self._good_logins
+            worked = self._has_worked(ending)
             self._logger.warning(
                 "%s — %s: refusal %d of %d in a row, parked at the last",
                 sanitize(ending.text),
@@ -195,25 +261,30 @@ class Recovery:
             )
         return UNTIL_STOPPED_SECONDS
 
-    def _park_refused(self, why: str) -> float:
-        self._attempt = 0
+    def _park_refused(self, ending: Ending) -> float:
         self._times_parked += 1
-        wait = self._wait_while_parked()
-        if self._is_to_be_said(why, wait):
+        return self._park(ending, self._times_parked)
+
+    def _park(self, ending: Ending, times: int) -> float:
+        """Park for the given time in a row."""
+        self._attempt = 0
+        wait = self._wait_while_parked(times)
+        if self._is_to_be_said(ending.text, wait) or times == 1:
             self._logger.error(
-                "%s (the user must act) — parked: next try when the row changes, or in %s",
-                sanitize(why),
+                "%s (%s must act) — parked: next try when the row changes, or in %s",
+                sanitize(ending.text),
+                ending.who,
                 _rounded_text(wait),
             )
         return wait
 
-    def _wait_while_parked(self) -> float:
+    def _wait_while_parked(self, times: int) -> float:
         """Jitter makes it longer, not shorter: a login tried too often locks the account."""
         first = self._config.auth_retry_seconds
         longest = max(first, AUTH_RETRY_MAX_SECONDS)
-        if self._times_parked == 1:
+        if times == 1:
             return first
-        wait = min(first * 2.0 ** min(self._times_parked - 1, 64), longest / (1 + JITTER))
+        wait = min(first * 2.0 ** min(times - 1, 64), longest / (1 + JITTER))
         return wait * (1 + JITTER * self._random())
 
     def _is_to_be_said(self, why: str, wait: float) -> bool:

@@ -25,25 +25,33 @@ class Worker(Protocol):
     @property
     def state(self) -> State: ...
     def status(self) -> Status: ...
+    def is_stopping(self) -> bool: ...
 
 
 class Roster:
-    """The newest worker of each mailbox: one that ended stays until there is another, or its row
-    is gone. Written on the supervisor's thread, read by any.
+    """The newest worker of each mailbox: one that died stays until there is another, or its row
+    is gone. Any thread.
     """
 
     def __init__(self) -> None:
+        self.ids: set[str] = set()
+        """Those of all rows, whichever process watches them."""
         self._workers: dict[str, Worker] = {}
 
     def add(self, worker: Worker) -> None:
         """It is about to be started."""
         self._workers[worker.mailbox.id] = worker
 
+    def ended(self, worker: Worker) -> None:
+        """Its thread is about to end; where it was asked to, another follows, or none."""
+        if worker.is_stopping() and self._workers.get(worker.mailbox.id) is worker:
+            del self._workers[worker.mailbox.id]
+
     def keep_only(self, mailboxes: Iterable[Mailbox]) -> None:
-        """These are the mailboxes of this process; those that have no worker get one soon."""
-        ids = {mailbox.id for mailbox in mailboxes}
-        for id_ in self._workers.keys() - ids:
-            del self._workers[id_]
+        """These are all rows."""
+        self.ids = {mailbox.id for mailbox in mailboxes}
+        for id_ in self._workers.keys() - self.ids:
+            self._workers.pop(id_, None)
 
     def workers(self) -> list[Worker]:
         return list(self._workers.values())

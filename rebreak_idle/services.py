@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from .access_token import AccessToken
 from .config import Config
 from .counters import Counters
 from .faults import UnexpectedErrors
@@ -15,7 +16,9 @@ from .hosts import Hosts
 from .imap.responses import Line
 from .imap.uids import Snapshot
 from .mailbox import Mailbox
+from .proof import Proof
 from .scan.line import ScanLine
+from .tokens import Tokens
 
 
 class SessionLike(Protocol):
@@ -27,7 +30,7 @@ class SessionLike(Protocol):
     def idling(self) -> bool: ...
     @property
     def rest_seconds(self) -> float: ...
-    def open(self, password: str) -> None: ...
+    def open(self, secret: str | AccessToken) -> None: ...
     def examine(self) -> Snapshot: ...
     def start_idle(self) -> bool: ...
     def wait(self, seconds: float) -> list[Line]: ...
@@ -57,12 +60,14 @@ class Services:
     """Threads for what goes deep: passwords, TLS handshakes, logins. The memory of a stack that
     went deep once stays touched, so a few threads do it for all."""
     scans: ScanLine
+    tokens: Tokens
     hosts: Hosts
     unexpected_errors: UnexpectedErrors
     clock: Callable[[], float]
     """`time.monotonic`"""
     make_event: Callable[[], threading.Event] = threading.Event
     counters: Counters = field(default_factory=Counters)
+    proof: Proof = field(default_factory=Proof)
     good_logins: set[int] = field(default_factory=set)
     """Hashes of the logins that worked since the program began: see `recovery.Recovery`."""
 

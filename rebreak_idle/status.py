@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from .log import Logger
+from .proof import UNPROVEN
 
 PROGRESS_SLACK_SECONDS = 60.0
 
@@ -31,6 +32,12 @@ class Trouble(NamedTuple):
     who: Who = Who.NOBODY
     refused: bool = False
     """Whether the mail server refused the login."""
+
+
+class HasTrouble(Protocol):
+    """What is used of `recovery.Recovery`."""
+
+    ended_by: Trouble | None
 
 
 class State(StrEnum):
@@ -63,6 +70,8 @@ class Status:
     """What ended its last session, None where none ended since the last login."""
     unwatched_since: float | None = None
     """Since when it has not been watched, by the monotonic clock; None while it is."""
+    epoch: int = 0
+    """The epoch in which its session was last answered: see `proof.Proof`."""
 
 
 class Progress:
@@ -71,6 +80,7 @@ class Progress:
     def __init__(self, logger: Logger, clock: Callable[[], float]) -> None:
         self.state = State.CONNECTING
         self.unwatched_since: float | None = clock()
+        self.epoch = 0
         self._logger = logger
         self._clock = clock
         self._since = clock()
@@ -105,16 +115,35 @@ class Progress:
         since = max(self._next_step_by, self._aborted_at)
         return self._clock() > since + PROGRESS_SLACK_SECONDS
 
-    def status(self, owes: bool, next_scan_at: float, trouble: str) -> Status:
-        """How the mailbox is doing; what is read may be a moment old."""
-        now = self._clock()
+    def stood_still(self) -> None:
+        """The session must be answered before it counts."""
+        self.epoch = UNPROVEN
+
+    def status(
+        self,
+        owes: bool,
+        in_line: bool,
+        next_scan_at: float,
+        trouble: str,
+        recovery: HasTrouble,
+        hide: Callable[[str], str],
+    ) -> Status:
+        """How the mailbox is doing; what is read may be a moment old. ``hide`` takes secrets out of
+        what is said.
+        """
+        now, state = self._clock(), self.state
+        ended_by = recovery.ended_by  # which is set before the state
+        if state is State.SCANNING and not in_line:
+            state = State.IDLING  # as it will be in a moment
         tries = [at for at in (self._next_try_at, next_scan_at) if now < at < math.inf]
         return Status(
-            state=self.state,
+            state=state,
             for_seconds=now - self._since,
             owes=owes,
             next_try_seconds=max(tries) - now if tries else None,
             late_seconds=now - self._next_step_by,
-            trouble=trouble,
+            trouble=hide(trouble),
+            ended_by=ended_by and ended_by._replace(text=hide(ended_by.text)),
             unwatched_since=self.unwatched_since,
+            epoch=self.epoch,
         )

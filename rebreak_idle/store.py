@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -108,7 +109,7 @@ def _plain(column: str) -> str:
 
 _COLUMNS = {
     _plain(name): name
-    for name in (*REQUIRED_COLUMNS, "imap_port", "imap_username", "imap_security")
+    for name in (*REQUIRED_COLUMNS, "imap_port", "imap_auth", "imap_username", "imap_security")
 }
 
 
@@ -150,6 +151,8 @@ def _unique(mailboxes: list[Mailbox]) -> list[Mailbox]:
 def _mailbox(row: Mapping[str, str | None]) -> Mailbox:
     port, port_problem = _port(row.get("imap_port"))
     security = _text(row.get("imap_security")).lower()
+    auth = _text(row.get("imap_auth")).lower()
+    oauth2 = auth == "oauth2"
     host = _text(row["imap_host"])
     email = _text(row["email"])
     return Mailbox(
@@ -159,12 +162,14 @@ def _mailbox(row: Mapping[str, str | None]) -> Mailbox:
         host=host.removesuffix("."),  # with it no certificate would fit
         port=port,
         username=_text(row.get("imap_username")) or email,
-        stored_password=_text(row["password_encrypted"]),
+        stored_password=_stored_password(row, oauth2),
         starttls=security == "starttls" or (not security and port == IMAP_PORT),
-        problem=_row_problem(row)
+        oauth2=oauth2,
+        problem=_row_problem(row, oauth2)
         or host_problem(host)
         or port_problem
-        or _security_problem(security),
+        or _security_problem(security)
+        or _auth_problem(auth),
     )
 
 
@@ -172,8 +177,15 @@ def _text(value: str | None) -> str:
     return (value or "").strip()
 
 
-def _row_problem(row: Mapping[str, str | None]) -> str:
-    empty = [name for name in REQUIRED_COLUMNS if not _text(row[name])]
+def _stored_password(row: Mapping[str, str | None], oauth2: bool) -> str:
+    """With OAuth2 a hash: it may be a sealed refresh token of kilobytes, which is never opened."""
+    text = _text(row["password_encrypted"])
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() if oauth2 else text
+
+
+def _row_problem(row: Mapping[str, str | None], oauth2: bool) -> str:
+    needed = [name for name in REQUIRED_COLUMNS if not (oauth2 and name == "password_encrypted")]
+    empty = [name for name in needed if not _text(row[name])]
     return f"{', '.join(empty)} is NULL or empty" if empty else ""
 
 
@@ -190,3 +202,9 @@ def _security_problem(security: str) -> str:
     if security in ("", "tls", "starttls"):
         return ""
     return f"imap_security is {security[:20]!a}: it takes tls or starttls (never plain text)"
+
+
+def _auth_problem(auth: str) -> str:
+    if auth in ("", "password", "oauth2"):
+        return ""
+    return f"imap_auth is {auth[:20]!a}: it takes password or oauth2"

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
+from . import stopping
 from .config import Config
-from .errors import DatabaseError
-from .limits import Backoff, seconds_text
+from .fleet.census import Census, take_census
+from .fleet.membership import Joined, Membership
+from .limits import seconds_text
 from .log import database_logger as logger
 from .log import sanitize
 from .mailbox import Mailbox, diff
+from .reading import Reading
 from .report import report
 from .scan.scanner import Scanner
 from .worker import IdleWorker
 
-READ_RETRY_INITIAL_SECONDS = 1.0
 # How often the supervisor looks after requests and threads.
 WATCH_SECONDS = 5.0
 OVERDUE_SECONDS = 60.0
-# An orderly stop, counted from the signal: scans under way may end until the first, sessions may
-# log out until the second, then they are aborted; the rest of the contract's 10 s is for the
-# interpreter to end.
-SCANS_END_SECONDS = 3.0
-SESSIONS_END_SECONDS = 7.0
-STOP_SECONDS = 8.0
 
 
 class MakeWorker(Protocol):
@@ -39,15 +34,10 @@ class MakeWorker(Protocol):
     ) -> IdleWorker: ...
 
 
-class Scans(Protocol):
+class Scans(stopping.Scans, Protocol):
     """What the supervisor uses of the scan requests."""
 
     def abort_overdue(self) -> None: ...
-    def stop(self) -> None:
-        """No request begins from now on."""
-
-    def wait_for_end(self, seconds: float) -> None:
-        """Wait for those under way, then abort them."""
 
 
 class Supervisor:
@@ -63,6 +53,7 @@ class Supervisor:
         make_worker: MakeWorker,
         scans: Scans,
         refreshed: Callable[[list[Mailbox]], None],
+        fleet: Membership,
         config: Config,
         max_sessions: int,
     ) -> None:
@@ -70,20 +61,16 @@ class Supervisor:
         self._make_worker = make_worker
         self._scans = scans
         self._on_refreshed = refreshed
-        self._interval = config.refresh_interval_seconds
+        self._fleet = fleet
         self._max_sessions = max_sessions
-        self._retries = Backoff(
-            min(READ_RETRY_INITIAL_SECONDS, self._interval), self._interval, random.random
-        )
+        self._reading = Reading(self._read, self._read_ended, config.refresh_interval_seconds)
         # A SimpleQueue: its put may be called from a signal handler at any point.
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._workers: dict[str, IdleWorker] = {}
+        self._rows: dict[str, Mailbox] = {}
         self._wanted: dict[str, Mailbox] = {}
         self._carried_over: dict[str, Scanner] = {}
-        self._read_at = time.monotonic()
-        self._reading = self._read_again = False
         self._stop_asked_at: float | None = None
-        self._failures = 0
         self._watch_at = self._overdue_at = 0.0
 
     def post(self, event: Callable[[], None]) -> None:
@@ -97,12 +84,12 @@ class Supervisor:
 
     def refresh(self) -> None:
         """Read the rows now; when a reading is under way, once more after it."""
-        self._read_again = self._reading
-        self._read_at = time.monotonic()
+        self._reading.ask()
 
     def report(self) -> None:
-        """Log how the mailboxes are doing."""
+        """Log how the mailboxes, and the other instances, are doing."""
         report(list(self._workers.values()))
+        self._fleet.report(self._census())
 
     def stop(self) -> None:
         """Leave `run`, whatever it does. Any thread, any signal handler."""
@@ -113,18 +100,19 @@ class Supervisor:
     def run(self) -> list[str]:
         """Work until `stop`, then stop every worker; the names of those that would not."""
         while self._stop_asked_at is None:
-            if not self._reading and time.monotonic() >= self._read_at:
-                self._start_reading()
+            self._reading.start_if_due()
+            self._beat_if_due()
             self._wait_for_event()
             self._watch()
-        return self._stop_workers(self._stop_asked_at)
+        self._fleet.leave()
+        return stopping.stop_workers(list(self._workers.values()), self._scans, self._stop_asked_at)
 
     def _wait_for_event(self) -> None:
-        wait = WATCH_SECONDS
-        if not self._reading:
-            wait = min(wait, self._read_at - time.monotonic())
+        wait = min(WATCH_SECONDS, self._fleet.wait_seconds)
+        if (until_reading := self._reading.wait_seconds) is not None:
+            wait = min(wait, until_reading)
         try:
-            event = self._events.get(timeout=max(0.0, wait))
+            event = self._events.get(timeout=wait)
         except queue.Empty:
             return
         event()
@@ -132,41 +120,35 @@ class Supervisor:
 
     # Reading
 
-    def _start_reading(self) -> None:
-        """Read on a thread of its own: a database that hangs must not keep signals waiting."""
-        self._reading = True
-        try:
-            threading.Thread(target=self._read, name="idle-db", daemon=True).start()
-        except RuntimeError as error:
-            self.not_read(str(error))
+    def _read(self) -> tuple[Joined, list[Mailbox]]:
+        """On a thread of its own."""
+        return self._fleet.join(), self._read_rows()
 
-    def _read(self) -> None:
-        try:
-            rows = self._read_rows()
-        except DatabaseError as error:
-            text = str(error)
-            self.post(lambda: self.not_read(text))
-        except Exception as error:  # noqa: BLE001  # whatever it is, the sessions go on
-            logger.exception("unexpected error while reading the mail connections:")
-            name = error.__class__.__name__
-            self.post(lambda: self.not_read(f"unexpected error {name}"))
+    def _read_ended(self, result: tuple[Joined, list[Mailbox]] | str) -> None:
+        """On a thread of its own."""
+        if isinstance(result, str):
+            self.post(lambda: self.not_read(result))
         else:
-            self.post(lambda: self.refreshed(rows))
+            self.post(lambda: self._read_both(*result))
+
+    def _read_both(self, joined: Joined, rows: list[Mailbox]) -> None:
+        self._fleet.joined(joined)
+        self.refreshed(rows)
 
     def refreshed(self, rows: list[Mailbox]) -> None:
         """The rows were read: these are the mailboxes to watch."""
-        self._failures = 0
-        self._read_over(self._interval)
-        self._wanted = {mailbox.id: mailbox for mailbox in rows}
+        self._reading.done()
+        self._rows = {mailbox.id: mailbox for mailbox in rows}
+        self._fleet.rows_read(self._rows)
         self._reconcile()
         if self._stop_asked_at is not None:
             return
         sessions = sum(id_ in self._wanted for id_ in self._workers)
-        if len(rows) > self._max_sessions:
+        if len(self._wanted) > self._max_sessions:
             logger.error(
                 "%d active connections need more file descriptors than this process may have, "
                 "enough for %d: raise its limit (ulimit -Hn) and start it again",
-                len(rows),
+                len(self._wanted),
                 self._max_sessions,
             )
         if not rows:
@@ -180,9 +162,7 @@ class Supervisor:
 
     def not_read(self, text: str) -> None:
         """The rows could not be read: nothing is closed, and they are read again sooner."""
-        self._failures += 1
-        wait = self._retries.wait_seconds(self._failures)
-        self._read_over(wait)
+        wait = self._reading.failed()
         logger.error(
             "cannot read the mail connections: %s; %d sessions go on, next try in %s",
             sanitize(text),
@@ -190,15 +170,49 @@ class Supervisor:
             seconds_text(wait),
         )
 
-    def _read_over(self, wait_seconds: float) -> None:
-        self._reading = False
-        self._read_at = time.monotonic() + (0.0 if self._read_again else wait_seconds)
-        self._read_again = False
+    # The fleet
+
+    def _beat_if_due(self) -> None:
+        if not self._fleet.is_beat_due():
+            return
+        beat = self._fleet.begin_beat(self._census())
+
+        def run() -> None:
+            outcome = beat()
+            self.post(lambda: self._beaten(outcome))
+
+        try:
+            threading.Thread(target=run, name="idle-fleet", daemon=True).start()
+        except RuntimeError as error:
+            self._fleet.not_beaten(str(error))
+
+    def _beaten(self, outcome: Callable[[], bool]) -> None:
+        if outcome():
+            self.refresh()
+        elif all(map(self._fleet.is_mine, self._wanted)):
+            return  # there is nothing to release
+        self._reconcile()
+
+    def _census(self) -> Census:
+        """How its own share is doing, but for the rows that nobody can use."""
+        rows = self._wanted.values()
+        mine = (row.id for row in rows if not row.problem and self._fleet.is_mine(row.id))
+        workers = map(self._workers.get, mine)
+        statuses = (worker.status() if worker else None for worker in workers)
+        fleet = self._fleet
+        return take_census(statuses, fleet.proof.epoch, time.monotonic(), fleet.able_seconds)
 
     # Workers
 
     def _reconcile(self) -> None:
+        """Have a worker for each mailbox of this instance, and for each that nobody took over."""
         running = {id_: worker.mailbox for id_, worker in self._workers.items()}
+        is_mine = self._fleet.is_mine
+        others = [id_ for id_ in self._wanted if id_ in self._rows and not is_mine(id_)]
+        stay = set(others) - self._fleet.release(others)
+        self._wanted = {
+            id_: mailbox for id_, mailbox in self._rows.items() if id_ in stay or is_mine(id_)
+        }
         difference = diff(running, self._wanted.values())
         for id_ in (*difference.removed, *difference.changed):
             self._workers[id_].ask_to_stop()
@@ -269,22 +283,3 @@ class Supervisor:
                 name, state = sanitize(worker.mailbox.name), worker.state.value
                 logger.error("%s makes no progress (%s): its connection is cut", name, state)
                 worker.abort()
-
-    def _stop_workers(self, asked_at: float) -> list[str]:
-        workers = list(self._workers.values())
-        logger.info("stopping — logging out of %d sessions", len(workers))
-        for worker in workers:
-            worker.ask_to_stop()
-        self._scans.stop()
-        alive = _join(workers, asked_at + SESSIONS_END_SECONDS)
-        self._scans.wait_for_end(asked_at + SCANS_END_SECONDS - time.monotonic())
-        for worker in alive:
-            worker.abort()
-        return [worker.mailbox.name for worker in _join(alive, asked_at + STOP_SECONDS)]
-
-
-def _join(workers: list[IdleWorker], deadline: float) -> list[IdleWorker]:
-    """Wait for all against one deadline; those that still run."""
-    for worker in workers:
-        worker.join(max(0.0, deadline - time.monotonic()))
-    return [worker for worker in workers if worker.is_alive()]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ KEY_ENCODINGS = ("utf8", "hex", "base64", "sha256")
 MINIMUM_KEY_CHARACTERS = 32
 # threading.TIMEOUT_MAX is lower still on some platforms; no wait of the daemon needs a year.
 LONGEST_SECONDS = 366 * 86400.0
+LONGEST_NAME = 100
 
 
 def is_utf8(text: str) -> bool:
@@ -29,6 +31,14 @@ def refuse_quotes(text: str) -> None:
     """Shells and `.env` take quotes off, docker's --env-file and process managers do not."""
     if re.fullmatch(r"""(['"`]).*\1""", text.strip(), re.DOTALL):
         raise ValueError("begins and ends with a quote, which would be part of it: give it without")
+
+
+def refuse_placeholders(text: str) -> None:
+    """dotenv-expand, as Next.js and Prisma use it, docker compose and shells fill in ``${NAME}``;
+    Node's dotenv and docker's --env-file hand on the letters.
+    """
+    if re.search(r"\$\{[A-Za-z_]\w*(:?[-+?=][^}]*)?\}", text):
+        raise ValueError("holds a ${…} that nobody fills in here: give the value itself")
 
 
 def refuse_blanks(text: str) -> None:
@@ -186,3 +196,15 @@ def encryption_key(text: str, encoding: str | None) -> bytes:
 def shown(text: str) -> str:
     """A value that is no secret, fit for one line."""
     return ascii(text if len(text) <= 60 else text[:60] + "…")
+
+
+def default_instance_name(variables: Mapping[str, str]) -> str:
+    """The host's name; PM2 numbers the processes of one application that runs several times."""
+    number = variables.get("NODE_APP_INSTANCE", "").strip()
+    return "-".join(filter(None, (socket.gethostname(), number)))
+
+
+def instance_name(text: str) -> str:
+    if not text.strip().isprintable() or len(text.strip()) > LONGEST_NAME:
+        raise ValueError(f"is not a name of up to {LONGEST_NAME} printable characters: give one")
+    return text.strip()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NoReturn
 
+from .access_token import AccessToken
 from .errors import Interrupted, MailboxUnusable, RebreakError
 from .imap.responses import Line
 from .imap.uids import Finding
 from .inbox import Inbox
 from .limits import interval_text
 from .log import Logger
+from .logins import login_of
 from .mailbox import Mailbox
 from .pooled import COMMANDS_IN_A_ROW, PooledTask
 from .recovery import Ending, Recovery, Remedy
@@ -40,22 +41,19 @@ class IdleWorker(threading.Thread):
         super().__init__(name=f"idle-{mailbox.id}", daemon=True)
         self.mailbox = mailbox
         self._services = services
-        self._clock = services.clock
+        self._clock = clock = services.clock
         self._ended = ended
-        self._logger = Logger(mailbox.name)
-        self._progress = Progress(self._logger, services.clock)
+        self._logger = Logger(mailbox.name, lambda text: self._login.hide(text))
+        self._progress = Progress(self._logger, clock)
         self._woken = services.make_event()
         self._stopping = False
         self._session: SessionLike | None = None
         self._host = services.hosts.at(mailbox)
-        self.scanner = scanner or Scanner(
-            services.scans, services.clock, services.unexpected_errors
-        )
+        self.scanner = scanner or Scanner(services.scans, clock, services.unexpected_errors)
         self.scanner.serve(mailbox, self._logger, self._woken.set)
-        self._recovery = Recovery(
-            services.config, self._logger, services.clock, services.good_logins, services.counters
-        )
-        self._inbox = Inbox(services.config, self._logger, services.clock)
+        self._recovery = Recovery(services.config, self._logger, clock, services.good_logins)
+        self._login = login_of(mailbox, services, self._logger, self._recovery)
+        self._inbox = Inbox(services.config, self._logger, clock)
         self._opened_at = math.inf
         self._pool = PooledTask(services, self._progress, self._woken.set, self._wait)
 
@@ -89,15 +87,13 @@ class IdleWorker(threading.Thread):
 
     def status(self) -> Status:
         """How it is doing."""
-        scanner = self.scanner
-        trouble = scanner.troubles.last
+        scanner, recovery = self.scanner, self._recovery
+        last = scanner.troubles.last
         if self._opened_at == math.inf:  # there is no session
-            trouble = self._recovery.troubles.last or trouble
-        status = self._progress.status(scanner.owed, scanner.next_try_at, trouble)
-        status = replace(status, ended_by=self._recovery.ended_by)  # which is set first
-        if status.state is State.SCANNING and not scanner.in_line:
-            return replace(status, state=State.IDLING)  # as it will be in a moment
-        return status
+            last = recovery.troubles.last or last
+        owed, in_line, next_try_at = scanner.owed, scanner.in_line, scanner.next_try_at
+        hide = self._login.hide
+        return self._progress.status(owed, in_line, next_try_at, last, recovery, hide)
 
     def is_overdue(self) -> bool:
         """Whether it should long have made its next step."""
@@ -132,7 +128,7 @@ class IdleWorker(threading.Thread):
         except Interrupted:
             raise
         except RebreakError as error:
-            return Ending.of(error)
+            return self._login.ending(error, self._clock() - self._opened_at)
         except Exception as error:  # noqa: BLE001  # one mailbox's trouble touches no other
             self._services.unexpected_errors.log(self._logger, error)
             return Ending("the session is given up", Remedy.RECONNECT)
@@ -141,12 +137,9 @@ class IdleWorker(threading.Thread):
 
     def _recover(self, ending: Ending) -> None:
         lasted_seconds, self._opened_at = self._clock() - self._opened_at, math.inf
-        reconnects = ending.remedy in (Remedy.RECONNECT, Remedy.HOST)
-        if reconnects and self._host.holds_back(self.mailbox.id, ending.remedy is Remedy.HOST):
-            self._recovery.wait_for_host(ending)
-            self._progress.change_state(State.BACKING_OFF)
-            return
-        state, wait = self._recovery.next_try(ending, lasted_seconds)
+        is_held_back = self._host.holds_back(self.mailbox.id, ending.remedy is Remedy.HOST)
+        state, wait = self._recovery.next_try(ending, lasted_seconds, is_held_back)
+        self._services.counters.ended(self._recovery.ended_by, state)
         if state is State.PARKED:
             self._host.give_up_place(self.mailbox.id)
         self._progress.change_state(state)
@@ -155,24 +148,22 @@ class IdleWorker(threading.Thread):
 
     def _connect(self) -> tuple[SessionLike, bool]:
         """An open session, logged in, and whether it is in IDLE; kind to its host."""
-        mailbox = self.mailbox
+        mailbox, pool = self.mailbox, self._pool
         if mailbox.problem:
             raise MailboxUnusable(f"the row cannot be used: {mailbox.problem}")
-        pool = self._pool
-        password = pool.run(lambda: self._services.decrypt(mailbox.stored_password))
-        self._recovery.begin_login(mailbox.host.lower(), mailbox.port, mailbox.username, password)
+        secret = self._login.obtain(pool)
         with self._host.connecting(mailbox.id, self._woken.set, pool.wait_in_line, pool.run):
-            session = pool.run(lambda: self._open(password))
-            self._host.session_began(mailbox.id, session.is_alive)
-            self._recovery.logged_in()
-            return session, pool.run(lambda: self._examine_and_idle(session))[1]
+            self._login.check()
+            return pool.run(lambda: self._open(secret))
 
-    def _open(self, password: str) -> SessionLike:
-        """On a thread of the pool."""
+    def _open(self, secret: str | AccessToken) -> tuple[SessionLike, bool]:
+        """On a thread of the pool; one task, because each takes two hand-overs between threads."""
         self._progress.change_state(State.CONNECTING)
         self._session = session = self._services.connector.session(self.mailbox, self.is_stopping)
-        session.open(password)
-        return session
+        session.open(secret)
+        self._host.session_began(self.mailbox.id, session.is_alive)
+        self._login.worked()
+        return session, self._examine_and_idle(session)[1]
 
     def _close(self) -> None:
         """Leave the session; what it had still heard counts."""
@@ -183,12 +174,14 @@ class IdleWorker(threading.Thread):
                 self._hear(session.take_events())
             finally:
                 session.close(wait=not self._stopping)
-                last_reference: list[object] = [session]
-                del session
-                self._pool.let_go(last_reference)
+                if not self._stopping:  # else this thread's memory goes with it
+                    last_reference: list[object] = [session]
+                    del session
+                    self._pool.let_go(last_reference)
 
     def _watch(self, session: SessionLike, idling: bool) -> NoReturn:
         """Watch INBOX for as long as the session lasts."""
+        self._recovery.opened_inbox()
         self._logger.info("connected (%s:%d)", self.mailbox.host, self.mailbox.port)
         self._opened_at = self._clock()
         while True:
@@ -200,12 +193,11 @@ class IdleWorker(threading.Thread):
 
     def _poll(self, session: SessionLike) -> None:
         """Ask for new mail at intervals, until it is time to try IDLE again."""
-        config = self._services.config
         self._progress.change_state(State.POLLING)
-        self._inbox.note_polling()
-        until = self._clock() + config.idle_renew_seconds
+        self._inbox.idle_tries.note_polling()
+        until = self._clock() + self._services.config.idle_renew_seconds
         while self._clock() < until:
-            self._pause(config.poll_interval_seconds)
+            self._pause(self._services.config.poll_interval_seconds)
             self._take_snapshot(session, POLL)
 
     def _idle_once(self, session: SessionLike) -> bool:
@@ -214,12 +206,12 @@ class IdleWorker(threading.Thread):
         Returns whether the next IDLE has begun.
         """
         self._progress.change_state(State.IDLING)
-        interval = self._inbox.renew_seconds
+        interval = self._login.idle_seconds(self._inbox.renew_seconds)
         began_at = self._clock()
         self._listen(session, began_at + interval)
         if renewed := session.idling:
             self._logger.info("idle renewing (%s threshold)", interval_text(interval))
-        self._pause(self._inbox.pause_after_idle(renewed, self._clock() - began_at))
+        self._pause(self._inbox.idle_tries.pause_after(renewed, self._clock() - began_at))
         self._progress.expect(COMMANDS_IN_A_ROW * self._services.config.imap_timeout_seconds)
         told_late = self._hear(session.end_idle(), in_idle=not renewed)
         finding, idling = self._examine_and_idle(session)
@@ -231,14 +223,17 @@ class IdleWorker(threading.Thread):
 
     def _listen(self, session: SessionLike, until: float) -> None:
         """Listen in IDLE and send what is owed, for as long as both may last."""
-        longest = self._services.config.idle_check_seconds
-        while session.idling and (now := self._clock()) < until:
+        proof, progress = self._services.proof, self._progress
+        longest = min(self._services.config.idle_check_seconds, proof.look_up_seconds)
+        while session.idling and (now := self._clock()) < until and progress.epoch == proof.epoch:
             self._check_stop()
             look_up = min(until, now + longest)
             self._send_owed(look_up)
-            self._progress.expect(longest)
+            progress.expect(longest)
             left = min(look_up, self.scanner.next_try_at) - self._clock()
             self._hear(session.wait(max(0.0, left)))
+            if self._clock() - look_up > proof.gap_seconds:
+                progress.stood_still()
             self._pause(session.rest_seconds)
 
     def _examine_and_idle(self, session: SessionLike) -> tuple[Finding, bool]:
@@ -246,10 +241,13 @@ class IdleWorker(threading.Thread):
         return self._take_snapshot(session, CATCH_UP), self._start_idle(session)
 
     def _start_idle(self, session: SessionLike) -> bool:
-        return session.offers_idle and session.start_idle()
+        return session.offers_idle and self._inbox.idle_tries.begin(session.start_idle)
 
     def _take_snapshot(self, session: SessionLike, reason: str) -> Finding:
+        epoch = self._services.proof.epoch
         finding = self._inbox.examined(session.examine())
+        self._login.examined()
+        self._progress.epoch = epoch
         if finding is not Finding.NOTHING:
             self.scanner.owe(reason)
         return finding

@@ -19,6 +19,8 @@ class Instance:
     """The instances that it counts as alive: see `view_text`."""
     settled: bool
     """Whether it watches what the view gives to it."""
+    share: str
+    """A fingerprint of the mailboxes that the view gives to it: see `share.Share`."""
     mailboxes: int
     """How many the view gives to it."""
     watched: int

@@ -53,14 +53,18 @@ class Observation:
         self._asked_at = asked_at
 
     def silent(self) -> list[Instance]:
-        """Those whose counters stood still for too long."""
+        """Those whose counters stood still for too long, by name: all delete them in one order."""
         latest = self._asked_at - self._silence_seconds
-        return [each.row for each in self._seen.values() if each.since <= latest]
+        found = [each.row for each in self._seen.values() if each.since <= latest]
+        return sorted(found, key=lambda row: row.name)
 
-    def next_silence_at(self) -> float | None:
-        """When the first of them will have been silent for too long, if it stays so."""
-        since = min((each.since for each in self._seen.values()), default=None)
-        return None if since is None else since + self._silence_seconds
+    def silent_seconds(self, name: str, now: float) -> float:
+        """For how long the counter of one that is there has stood still."""
+        return now - self._seen[name].since
+
+    def silences_at(self) -> list[float]:
+        """When each of them will have been silent for too long, if it stays so."""
+        return [each.since + self._silence_seconds for each in self._seen.values()]
 
     def others(self) -> dict[str, Instance]:
         """The rows of the others that are there, by name."""

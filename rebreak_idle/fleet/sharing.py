@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 
@@ -25,10 +24,11 @@ def _weight(name: str, slot: int) -> bytes:
     return blake2b(f"{name}\0{slot}".encode(), digest_size=16).digest()
 
 
-def slot_of(mailbox_id: str) -> int:
-    """The slot of a mailbox: the same on every machine and Python."""
+def hash_of(mailbox_id: str) -> int:
+    """A number of 64 bits for a mailbox: the same on every machine and Python. Modulo `SLOTS`
+    it is the slot."""
     digest = blake2b(mailbox_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % SLOTS
+    return int.from_bytes(digest, "big")
 
 
 def owners_of_slots(names: Iterable[str]) -> list[str]:
@@ -45,10 +45,10 @@ def view_text(names: Iterable[str]) -> str:
 
 
 class Sharing:
-    """Whose each mailbox is in one view, and what the others say of theirs."""
+    """Whose each slot is in one view, and what the others say of theirs."""
 
-    def __init__(self, name: str, names: Iterable[str]) -> None:
-        self.names = frozenset(names) | {name}
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = frozenset(names)
         self.view = view_text(self.names)
         self._owners = owners_of_slots(self.names)
 
@@ -56,17 +56,18 @@ class Sharing:
         """The instance that watches the mailboxes of a slot."""
         return self._owners[slot]
 
-    def ready(self, others: Mapping[str, Instance], slots: Iterable[int]) -> frozenset[str]:
-        """The instances to which their mailboxes may be left; ``slots`` has one for each mailbox.
+    def ready(self, others: Mapping[str, Instance], shares: Mapping[str, str]) -> frozenset[str]:
+        """The instances to which their mailboxes may be left.
 
-        Each has the same view and has settled in it, and counts as many mailboxes as are given
-        to it here: one whose row it has not read yet it cannot watch.
+        Each has the same view and has settled in it, and its share is the same by its rows as by
+        those that are known here (``shares``, fingerprints): one whose row it has not read yet it
+        cannot watch. Their number would not do: where one was added and one removed, it is the
+        same.
         """
-        counts = Counter(self._owners[slot] for slot in slots)
         return frozenset(
             name
             for name, row in others.items()
-            if name in self.names and self._has_settled(row) and row.mailboxes == counts[name]
+            if name in self.names and self._has_settled(row) and row.share == shares[name]
         )
 
     def _has_settled(self, row: Instance) -> bool:

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import re
 
-from .responses import TAGGED
+from .responses import TAGGED, TAGGED_BYE
 
 _NUMBERED = re.compile(rb"\* +([0-9]+) +([A-Za-z-]+)")
 _STATUS = re.compile(rb"\* +(OK|NO|BAD|BYE|PREAUTH) +(\[ *[A-Za-z-]+)", re.IGNORECASE)
 _KEYWORD = re.compile(rb"\* +([A-Za-z-]+)")
-# Of no use to us. Tens of thousands of the numbered ones come where a folder is emptied or marked
-# as read, and 90 KB of flags where there are thousands of keywords.
-_UNWANTED = re.compile(
-    rb"\* +(?:[0-9]+ +(?:EXPUNGE|FETCH|RECENT)\b|VANISHED\b|FLAGS +\(|OK +\[ *PERMANENTFLAGS +\()",
+# All else is of no use to us. Tens of thousands of FETCH come where a folder is marked as read, 90
+# KB of FLAGS where there are thousands of keywords, and of OK and NO only some codes tell anything.
+_UNTAGGED = re.compile(rb"\* +(?:[0-9]+ +)?[A-Za-z-]+")
+_WANTED = re.compile(
+    rb"\* +(?:[0-9]+ +EXISTS\b|CAPABILITY\b|STATUS\b|BYE\b|NO +\["
+    rb"|OK +\[ *(?:CAPABILITY|UIDNEXT|UIDVALIDITY)\b)",
     re.IGNORECASE,
 )
+_EXISTS = re.compile(rb"\* +([0-9]+) +EXISTS *\r?\n", re.IGNORECASE)
 _LITERAL = re.compile(rb"\{[0-9]+\+?\}\r?\n$")
 
 
 def in_plain_form(raw: bytes) -> bytes:
-    """The line with single blanks, its keywords in upper case, and CRLF; empty as it is."""
+    """The line with single blanks, tag and keywords in upper case, and CRLF; empty as it is."""
     return _plain(raw.rstrip(b"\r\n")) + b"\r\n" if raw else b""
 
 
 def _plain(line: bytes) -> bytes:
     if tagged := TAGGED.fullmatch(line):
-        return b"%s %s %s" % (tagged[1], tagged[2].upper(), tagged[3])
+        return b"%s %s %s" % (tagged[1].upper(), tagged[2].upper(), tagged[3])
+    if bye := TAGGED_BYE.fullmatch(line):
+        return b"* BYE " + bye[1]
     for form, shape in ((_NUMBERED, b"* %s %s"), (_STATUS, b"* %s %s"), (_KEYWORD, b"* %s")):
         if found := form.match(line):
             return shape % tuple(part.upper() for part in found.groups()) + line[found.end() :]
@@ -36,7 +41,18 @@ def is_unwanted(line: bytes) -> bool:
     """Whether a line tells nothing that anybody asks for; not where a literal follows it."""
     if line.strip() in (b"", b"*"):
         return bool(line)
-    return bool(_UNWANTED.match(line)) and not _LITERAL.search(line)
+    is_known = _UNTAGGED.match(line) and not _WANTED.match(line)
+    return bool(is_known) and not _LITERAL.search(line)
+
+
+def replaces_last(exists: list[bytes], line: bytes) -> bool:
+    """Whether ``line`` is one more of the EXISTS of an answer, which imaplib keeps all: from the
+    third on each takes the last one's place. That tells how many, and two that there was news.
+    """
+    if len(exists) < 2 or not (found := _EXISTS.match(line)):
+        return False
+    exists[-1] = found[1]
+    return True
 
 
 def status_numbers(data: object) -> tuple[int | None, int | None]:

@@ -7,7 +7,8 @@ from enum import Enum, auto
 
 from .responses import Kind, Line
 
-# What is kept of one portion, or of one answer, after it was put together.
+# What is kept of one portion, or of one answer, after it was put together. What comes in beyond it
+# is a mailbox in such a turmoil that a scan, and a look by EXAMINE, tell more than counting.
 MAX_EVENTS = 2000
 
 
@@ -33,10 +34,13 @@ class IdleEvents:
     idle_over: bool = False
     """The server ended the last IDLE by itself."""
     last: bytes = b""
-    """The last line of all."""
+    """The last line since something was sent, a tagged one without our tag, which is new each time:
+    the same trouble must read the same."""
+    answered: bool = False
+    """The last line is the last command's own answer."""
 
-    def add(self, line: Line) -> bool:
-        """Keep what the line says, in as little room as it takes; False when it is too much.
+    def add(self, line: Line) -> None:
+        """Keep what the line says, in as little room as it takes.
 
         Growing EXISTS need only the last, EXPUNGE their number, and of what is unreadable the
         first tells enough. An EXISTS that says what the EXPUNGE since the last one left says
@@ -52,12 +56,9 @@ class IdleEvents:
             self.lines.append(line)
         elif line.kind is Kind.EXISTS:
             self.lines[-1] = line
-        return len(self.lines) <= MAX_EVENTS
-
-    @property
-    def is_explained(self) -> bool:
-        """Whether the EXISTS that was added last said nothing new."""
-        return self.lines[-1].kind is Kind.EXPUNGE
+        if len(self.lines) > MAX_EVENTS:
+            last_exists = [each for each in self.lines if each.kind is Kind.EXISTS][-1:]
+            self.lines = [Line(Kind.TOO_MUCH), *last_exists]
 
     def _is_what_is_left(self, line: Line) -> bool:
         kinds = [line.kind for line in self.lines[-2:]]

@@ -7,6 +7,9 @@ import os
 import select
 import socket
 import ssl
+import time
+from collections.abc import Callable
+from contextlib import suppress
 
 from .addresses import AddressOrder
 
@@ -16,6 +19,9 @@ KEEPALIVE_IDLE_SECONDS = 60
 KEEPALIVE_INTERVAL_SECONDS = 15
 KEEPALIVE_PROBES = 3
 USER_TIMEOUT_SECONDS = 90
+# Of a greeting, to know it by.
+FIRST_BYTES = 200
+Look = Callable[[bytes], None]
 
 
 class Resumption:
@@ -49,6 +55,20 @@ class TlsSocket(ssl.SSLSocket):
             raise
 
 
+class NoTimeouts:
+    """Stands for the socket in `idle_check`, which sets time-outs and polls by our `_poll_socket`.
+
+    The stream sets its own. Each setting lets go of the interpreter, which in a burst of mail
+    hundreds of other threads wait for.
+    """
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Ignored."""
+
+    def setblocking(self, flag: bool) -> None:
+        """Ignored."""
+
+
 def over_tls(
     sock: socket.socket, context: ssl.SSLContext, host: str, session: ssl.SSLSession | None
 ) -> ssl.SSLSocket:
@@ -65,19 +85,44 @@ def over_tls(
         raise HandshakeClosed from error
 
 
-def shake_hands(sock: ssl.SSLSocket) -> None:
-    """Do the TLS handshake.
+def shake_hands(sock: ssl.SSLSocket, look: Look | None = None) -> None:
+    """Do the TLS handshake; ``look`` sees what the server says first, and may raise.
 
     Raises:
         HandshakeClosed: the server closed the connection.
         OSError: anything else.
     """
     try:
+        if look:
+            look(_first_bytes(sock))
         sock.do_handshake()
     except OSError as error:
         if is_closed_by_server(error):
             raise HandshakeClosed from error
         raise
+
+
+def _first_bytes(sock: ssl.SSLSocket) -> bytes:
+    """What the server says first, which stays to be read; the handshake begins meanwhile.
+
+    Plain text that comes while our part of it is sent goes to OpenSSL: WRONG_VERSION_NUMBER.
+    """
+    seconds = sock.gettimeout() or 0.0
+    until = time.monotonic() + seconds
+    try:
+        sock.settimeout(0)
+        with suppress(BlockingIOError):
+            return _peek(sock)
+        with suppress(ssl.SSLWantReadError):
+            sock.do_handshake()
+        sock.settimeout(seconds)
+        return _peek(sock)
+    finally:
+        sock.settimeout(max(0.001, until - time.monotonic()))
+
+
+def _peek(sock: ssl.SSLSocket) -> bytes:
+    return socket.socket.recv(sock, FIRST_BYTES, socket.MSG_PEEK)
 
 
 def is_closed_by_server(error: OSError) -> bool:

@@ -29,9 +29,12 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
+    """``is_general``: it names no cause, so that another one beside it counts."""
+
     pattern: str
     blame: Blame
     source: str
+    is_general: bool = False
 
 
 CODES = (
@@ -51,8 +54,7 @@ CODES = (
     _Entry("TEMPFAIL", Blame.PROVIDER, "RFC 5259, section 9; Outlook.com"),
 )
 
-# Where no code tells, or only ALERT, which says nothing of the reason (RFC 9051, section 7.1). The
-# first that fits counts. Trouble that passes comes first: Cyrus says "Login failed:" before it.
+# Where no code tells, or only ALERT, which says nothing of the reason (RFC 9051, section 7.1).
 TEXTS = (
     _Text(
         r"too many (?!(failed|invalid|bad|incorrect|wrong|unsuccessful)\b)"
@@ -113,17 +115,24 @@ TEXTS = (
         "Yahoo, Server error; Yandex, internal server error; nginx, internal server error",
     ),
     _Text(
-        r"maintenance|(going|shutting) down|shutdown|overload|server (is )?(too )?busy",
+        r"maintenance|(going|shutting) down|shutdown|overload|"
+        r"(server|system|service) (is )?(currently )?(too )?busy|err\.login\.systembusy",
         Blame.PROVIDER,
-        "RFC 9051, section 7.1.5, says of BYE when; some servers say it in NO",
+        "RFC 9051, section 7.1.5, says of BYE when; some servers say it in NO; Coremail",
     ),
     _Text(
-        r"imap[\w ]*(disabled|not (enabled|allowed|permitted)|switched off)|"
-        r"(enabled for|enable) imap",
+        r"imap[\w ]*(disabled|not (enabled|allowed|permitted|activated)|(switched|turned) off)|"
+        r"(enabled for|(enable|activate)( your account for)?( the)?) imap|service is not open",
         Blame.USER,
         "Courier, IMAP access disabled for this account: imap/imapd.c, disableimap; Gmail, Your "
         "account is not enabled for IMAP use; Zoho, You are yet to enable IMAP for your account; "
-        "Yandex, IMAP is disabled: https://github.com/Foundry376/Mailspring/issues/2111",
+        "Yandex, IMAP is disabled: https://github.com/Foundry376/Mailspring/issues/2111; Interia, "
+        "at EXAMINE, Please enable IMAP; QQ, service is not open",
+    ),
+    _Text(
+        r"unsafe login",
+        Blame.USER,
+        "163.com, 126.com, at EXAMINE: https://github.com/joeyates/imap-backup/issues/217",
     ),
     _Text(
         r"web ?(browser|login)|basic auth\w* is disabled",
@@ -138,28 +147,64 @@ TEXTS = (
         "https://github.com/thunderbird/thunderbird-android/issues/9069",
     ),
     _Text(
-        r"(account|user)( is| has been| was)? (disabled|locked|blocked|suspended|expired)|"
+        r"(account|user)( is| has been| was)?( temporarily)? "
+        r"(disabled|locked|blocked|suspended|expired|deactivated|abnormal)|"
         r"passphrase expired|password (is |has )?expired",
         Blame.USER,
-        "Outlook.com, Account is blocked; Cyrus: cyrus-sasl, lib/common.c",
+        "Outlook.com, Account is blocked; Cyrus: cyrus-sasl, lib/common.c; QQ",
     ),
     _Text(
-        r"(invalid|incorrect|wrong|bad|unknown) (user|login|log-in|password|credential|auth)|"
-        r"(credentials?|password|login) (is |are |was )?(invalid|incorrect|wrong|not accepted)|"
-        r"user not found|no such user",
+        r"(invalid|incorrect|wrong|bad|unknown) "
+        r"(user|e-?mail|account|login(?! command)|log-in|password|credential|auth"
+        r"(?!\w* (mechanism|method|type|command|server)))|"
+        r"(credentials?|password|login) (is |are |was )?"
+        r"(invalid|incorrect|wrong|not accepted|rejected)|"
+        r"(user|account) (is |was )?(not found|unknown|do(es)?( not|n't) exist)|"
+        r"no such (user|account)|password (error|mismatch|do(es)?( not|n't) match)",
         Blame.USER,
         "Gmail, Yahoo, Yandex and Zoho, Invalid credentials; nginx, Invalid login or password: "
         "https://nginx.org/en/docs/mail/ngx_mail_auth_http_module.html; Mailu, Authentication "
-        "credentials invalid: https://github.com/Mailu/Mailu/issues/2283",
+        "credentials invalid: https://github.com/Mailu/Mailu/issues/2283; Yahoo, Incorrect "
+        "username or password: https://github.com/RainLoop/rainloop-webmail/issues/1354; 163.com, "
+        "LOGIN Login error or password error; QQ, password is incorrect, or system is busy: "
+        "https://github.com/chengazhen/cursor-auto-free/issues/294",
     ),
     _Text(
-        r"(login|logon|authenticate|authentication|authorization) (failed|failure)(?!:)",
+        r"err\.login\.(passerr|usernotexist|reqcode|domain|illegal)",
+        Blame.USER,
+        "Coremail (NetEase's mail for companies): its codes with their texts are in the web client",
+    ),
+    _Text(
+        r"(login|logon|authenticate|authentication|authorization) "
+        r"(fail(ed|ure)?|unsuccessful)\b(?!:)",
         Blame.USER,
         "Exchange and Office 365, LOGIN failed: https://github.com/jstedfast/MailKit/issues/483; "
+        "Authentication unsuccessful: https://github.com/simonrob/email-oauth2-proxy/issues/68; "
         "GMX, WEB.DE and 1&1: https://github.com/imapsync/imapsync/issues/140; Courier, Login "
         "failed: imap/imaplogin.c; Cyrus, Login failed: authentication failure: imap/imapd.c; "
-        "Dovecot and iCloud, Authentication failed",
+        "Dovecot and iCloud, Authentication failed; QQ, Login fail",
+        is_general=True,
     ),
+)
+
+# Causes that pass. Alone they tell nothing; beside words of the account they make these doubtful.
+_MAY_PASS = re.compile(
+    r"time[d-]?[ -]?out|\bbusy\b|by another|\bin use\b|frequen|too (many|often|fast)|later|"
+    r"temporar|please wait|in a (moment|few)|simultaneous|concurrent|"
+    r"(connection|network|database|ldap|backend|server|system)\w* (error|fail|problem|lost|down)|"
+    r"(cannot|can't|could not|couldn't|unable to|failed to) (connect|reach|contact|access|open)",
+    re.IGNORECASE,
+)
+
+# The command is not understood, or not offered: another way to log in may be.
+_COMMAND_REFUSED = re.compile(
+    r"\[(CANNOT|PRIVACYREQUIRED)\b|"
+    r"(command|\blogin|plain ?text auth\w*)( is| has been)? "
+    r"(unknown|unrecognized|disabled|disallowed|"
+    r"not (supported|enabled|allowed|implemented|available|permitted|recognized|recognised))|"
+    r"(unknown|unsupported|unrecognized|unrecognised|invalid|disabled|no such) "
+    r"(login )?(command|mechanism)|use authenticate",
+    re.IGNORECASE,
 )
 
 _CODE = re.compile(r"\[([A-Za-z0-9-]+)[^\]]*\]")
@@ -172,11 +217,20 @@ def classify_code(text: str) -> Blame:
 
 
 def classify_refusal(text: str) -> Blame:
-    """Who must act after a NO to LOGIN or AUTHENTICATE with this text."""
+    """Who must act after a NO to LOGIN or AUTHENTICATE with this text.
+
+    Where it names both the account and what passes by itself, nobody knows. Trouble outweighs words
+    that name no cause: Cyrus says "Login failed:" before all of them.
+    """
     if (by_code := classify_code(text)) is not Blame.UNKNOWN:
         return by_code
-    fitting = (known for known in TEXTS if re.search(known.pattern, text, re.IGNORECASE))
-    return next((known.blame for known in fitting), Blame.UNKNOWN)
+    fitting = [known for known in TEXTS if re.search(known.pattern, text, re.IGNORECASE)]
+    by_cause = {known.blame for known in fitting if not known.is_general}
+    if by_cause == {Blame.PROVIDER}:
+        return Blame.PROVIDER
+    if not fitting or len(by_cause) > 1 or _MAY_PASS.search(text):
+        return Blame.UNKNOWN
+    return Blame.USER
 
 
 def classify_bad(text: str) -> Blame:
@@ -185,3 +239,8 @@ def classify_bad(text: str) -> Blame:
     """
     blame = classify_refusal(text)
     return classify_code(text) if blame is Blame.USER else blame
+
+
+def is_about_command(text: str) -> bool:
+    """Whether a NO refuses the way to log in, not the credentials."""
+    return bool(_COMMAND_REFUSED.search(text))

@@ -17,6 +17,8 @@ class Kind(Enum):
     TAGGED = auto()
     OTHER = auto()
     """Understood, and no business of ours: OK, FETCH, RECENT, FLAGS, an empty line …"""
+    TOO_MUCH = auto()
+    """No line: more was announced than is kept, so what is kept proves nothing."""
     UNREADABLE = auto()
     """Not a response of the protocol: it may have been an announcement, so a scan is owed."""
 
@@ -42,6 +44,10 @@ _UNTAGGED = re.compile(
 TAGGED = re.compile(
     rb"([A-Za-z0-9.]+)[ \t]+(OK|NO|BAD)(?![^ \t\[:])[ \t:]*(.*)", re.IGNORECASE | re.DOTALL
 )
+# Against the grammar, but it was seen; what it means is that the connection ends.
+TAGGED_BYE = re.compile(
+    rb"[A-Za-z0-9.]+[ \t]+BYE(?![^ \t\[:])[ \t:]*(.*)", re.IGNORECASE | re.DOTALL
+)
 _KINDS = {b"EXISTS": Kind.EXISTS, b"EXPUNGE": Kind.EXPUNGE, b"BYE": Kind.BYE}
 
 
@@ -59,4 +65,6 @@ def read_line(line: bytes) -> Line:
         return Line(Kind.CONTINUATION)
     if TAGGED.match(line):
         return Line(Kind.TAGGED, text=line)
+    if found := TAGGED_BYE.match(line):
+        return Line(Kind.BYE, text=found[1])
     return Line(Kind.UNREADABLE if line.strip() else Kind.OTHER)

@@ -6,33 +6,34 @@ our own leaves as what it is.
 
 from __future__ import annotations
 
-import re
 import ssl
 from contextlib import suppress
 
 from imapclient.exceptions import CapabilityError, IMAPClientError
 
 from .. import __version__
-from ..errors import HostUnreachable, NameUnusable, RebreakError, SessionLost
+from ..access_token import AccessToken
+from ..errors import HostUnreachable, IdleUnanswered, NameUnusable, RebreakError, SessionLost
 from ..mailbox import Mailbox
 from .addresses import Resolver
+from .client import Client
 from .credentials import forms, refuse_control_characters
+from .ended import kind_of_loss
 from .events import IdleEvents
 from .examine import examine
 from .greeting import greeting_of
-from .login import log_in
+from .login import log_in, opening
 from .network import concerns_name, describe, is_open, is_timeout
-from .pace import Pace
-from .responses import Kind, Line, read_line
+from .oauth import log_in_by_token
+from .pace import IDLE_BYTES_PER_SECOND, Pace
+from .responses import Kind, Line
 from .stream import Stream
 from .translated import Translated
-from .transport import Client, Transport
+from .transport import Transport
 from .uids import Snapshot
 
 # How long a session that is given up may take for DONE and LOGOUT together.
 LOGOUT_SECONDS = 3.0
-# imaplib's tags begin with four letters at random: the same trouble must read the same.
-_TAG = re.compile(r"\A[A-P]{4}[0-9]+ (?=OK|NO|BAD)")
 
 
 class Session:
@@ -55,28 +56,30 @@ class Session:
         self._idling = False
         self._logged_in = False
         self._secrets: tuple[str, ...] = ()
-        self._pace = Pace()
+        self._token: AccessToken | None = None
+        self.mechanism = ""
+        """How an access token was taken, if one was."""
+        self._pace = Pace(IDLE_BYTES_PER_SECOND)
         self.rest_seconds = 0.0
         """How long to leave a server alone that says much, before the next `wait`."""
 
-    def open(self, password: str) -> None:
-        """Connect, secure the connection and log in.
+    def open(self, secret: str | AccessToken) -> None:
+        """Connect, secure the connection and log in; the secret is the password or a token.
 
         Raises:
             LoginRefused: the server refused the login.
             MailboxUnusable: user name or password cannot be sent at all.
         """
-        username = self._mailbox.username
-        refuse_control_characters(username, password)
-        self._secrets = forms(username, password)  # a greeting may say them back already
+        self._redact(secret)  # a greeting may say it back already
         self.connect()
-        self.login(password)
+        self.login(secret)
 
     def connect(self) -> None:
         """Connect and secure the connection.
 
         Raises:
             HostUnreachable: it did not come about.
+            ServerUnusable: the server is not what the row says.
         """
         try:
             with self._translated(f"connecting to {self._mailbox.host}:{self._mailbox.port}"):
@@ -90,13 +93,15 @@ class Session:
             answered |= isinstance(error.__cause__, ConnectionError)
             raise unreachable(str(error), answered) from error
 
-    def login(self, password: str) -> None:
+    def login(self, secret: str | AccessToken) -> None:
         """Log in; raises what `open` does."""
-        username = self._mailbox.username
-        refuse_control_characters(username, password)
-        self._secrets = forms(username, password)
+        mailbox = self._mailbox
+        self._redact(secret)
         with self._translated("logging in"):
-            log_in(self._client, username, password, self._redacted)
+            if isinstance(secret, AccessToken):
+                self.mechanism = log_in_by_token(self._client, mailbox, secret, self._redacted)
+            else:
+                log_in(self._client, mailbox.username, secret, self._redacted)
             self._send_id()
             self._stream.keep_tls_session()
         self._logged_in = True
@@ -108,24 +113,34 @@ class Session:
             return bool(self._client.has_capability("IDLE"))
 
     def examine(self) -> Snapshot:
-        """EXAMINE INBOX (read-only, RFC 9051, section 6.3.3)."""
-        with self._translated("examining INBOX"):
-            return examine(self._client.transport, "INBOX")
+        """EXAMINE INBOX (read-only, RFC 9051, section 6.3.3).
+
+        Raises:
+            AccessRefused: the server refuses it for what the account is.
+        """
+        transport = self._client.transport
+        opened = opening(transport, self._mailbox.username, self._redacted)
+        with self._translated("examining INBOX"), opened:
+            return examine(transport, "INBOX")
 
     def start_idle(self) -> bool:
-        """IDLE (RFC 2177); False when the server answers NO or BAD to it.
+        """IDLE (RFC 2177); False when the server ends it at once: NO, BAD, even OK.
 
         What the server says before it agrees is kept for `wait`.
+
+        Raises:
+            IdleUnanswered: no answer came in time, though the connection stands.
         """
         self._idling = True
-        self._events.last = b""  # an answer to IDLE, not that to the command before it
-        with self._translated("starting IDLE"):
-            try:
+        try:
+            with self._translated("starting IDLE"):
                 self._client.idle()
-            except IMAPClientError:
-                if read_line(self._events.last.rstrip()).kind is not Kind.TAGGED:
-                    raise
-                self._idling = False
+        except SessionLost as error:
+            if isinstance(error.__cause__, OSError) and is_timeout(error.__cause__):
+                raise IdleUnanswered(str(error)) from error
+            if not self._events.answered:
+                raise
+            self._idling = False
         return self._idling
 
     def wait(self, seconds: float) -> list[Line]:
@@ -137,13 +152,13 @@ class Session:
         with self._translated("in IDLE"):
             # What it returns is in the events too, where an error afterwards does not lose it.
             self._client.idle_check(0 if events.lines or events.bye else seconds)
-        self.rest_seconds = self._pace.rest_seconds(stream.answer_bytes)
+        self.rest_seconds = self._pace.rest_seconds(stream.answer.received_bytes)
         if events.idle_over:
             self._idling = False
         if events.lines:
             return self.take_events()
         if events.bye or stream.close_reason:
-            raise SessionLost(self._why_ended())
+            raise kind_of_loss(events)(self._why_ended())
         return []
 
     @property
@@ -156,10 +171,21 @@ class Session:
         with self._translated("ending IDLE"):
             if self._idling:
                 self._idling = False
-                self._client.idle_done()
+                self._end_idle()
             elif self._events.idle_over:
                 self._client.idle_check(0)  # what came after the end
         return self.take_events()
+
+    def _end_idle(self) -> None:
+        """A tagged answer ends IDLE, whatever it says (RFC 2177, section 3); what a server means
+        that refuses is not understood.
+        """
+        try:
+            self._client.idle_done()
+        except IMAPClientError:
+            if not self._events.answered:
+                raise
+            self._events.add(Line(Kind.UNREADABLE, text=self._events.last))
 
     def take_events(self) -> list[Line]:
         """What was announced and not yet handed over; also after the session broke."""
@@ -224,8 +250,17 @@ class Session:
         if self._client.has_capability("ID"):
             self._client.transport.send_id(f'("name" "rebreak_idle" "version" "{__version__}")')
 
+    def _redact(self, secret: str | AccessToken) -> None:
+        if isinstance(secret, AccessToken):
+            self._token = secret
+        else:
+            refuse_control_characters(self._mailbox.username, secret)
+            self._secrets = forms(self._mailbox.username, secret)
+
     def _redacted(self, text: str) -> str:
-        """A hostile server may say the password back to us; the log does not."""
+        """A hostile server may say the secret back to us; the log does not."""
+        if self._token is not None:
+            return self._token.hide(text)
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
@@ -241,7 +276,8 @@ class Session:
         text = f"{self._why(error)} ({doing})"
         if isinstance(error, OSError):
             self._stream.close_reason = self._stream.close_reason or text  # nobody to log out from
-        return SessionLost(text)
+        is_closed = bool(self._stream.close_reason)
+        return kind_of_loss(self._events, None if is_closed else error)(text)
 
     def _why(self, error: Exception) -> str:
         if ended := self._why_ended():
@@ -249,11 +285,10 @@ class Session:
         if isinstance(error, ssl.SSLError):
             return describe(error)
         if isinstance(error, OSError):
-            is_alive = is_timeout(error) and self._stream.answer_reads
+            is_alive = is_timeout(error) and self._stream.answer.reads
             hint = ", though it sends signs of life: raise IMAP_TIMEOUT_SECONDS" if is_alive else ""
             return f"network trouble: {describe(error)}{hint}"
         if said := self._redacted(self._events.last.decode("utf-8", "replace")).strip():
-            said = _TAG.sub("", said)
             return f"provider trouble: the server answered {said!a}"
         return f"provider trouble: the server's answer made no sense ({error.__class__.__name__})"
 

@@ -17,21 +17,20 @@ from typing import NoReturn
 
 from ..errors import Interrupted
 from .addresses import Address
-from .network import Resumption, describe, describe_end, is_timeout, over_tls, shake_hands
+from .answer_size import MAX_ANSWER_BYTES, AnswerSize
+from .network import Look, Resumption, describe, describe_end, is_timeout, over_tls, shake_hands
+from .pace import ANSWER_BYTES_PER_SECOND, Pace
 from .race import Race
 
-# FLAGS of a mailbox with thousands of keywords were seen with 90 KB. With the copies that are made
-# of lines and answers a session stays under 2 MiB.
+# FLAGS of a mailbox with thousands of keywords were seen with 90 KB.
 MAX_LINE_BYTES = 192 * 1024
-MAX_ANSWER_BYTES = 256 * 1024
-# With lines that are not kept: 60,000 mails deleted or marked as read, each in a piece of its own.
-MAX_RECEIVED_BYTES = 4 * 1024 * 1024
-MAX_ANSWER_READS = 100_000
 # A TLS record holds no more (RFC 8446, section 5.1), so that nothing of one is left in OpenSSL.
 RECEIVE_BYTES = 16 * 1024
-
+# The share by which a wait may be too short; it is never too long.
+TIMEOUT_SLACK = 0.05
 # A peer that closed is ready to be read: Linux says so even while older data is unread.
-READABLE = select.POLLIN | getattr(select, "POLLRDHUP", 0)
+CLOSED = getattr(select, "POLLRDHUP", 0)
+READABLE = select.POLLIN | CLOSED
 
 
 class Stream:
@@ -49,8 +48,8 @@ class Stream:
         self._closed: socket.socket | None = None
         self.close_reason = ""
         """Why nothing more can be read, or empty."""
-        self.answer_bytes = 0
-        """Received since the last `send` or `restart_deadline`, without what was `not_kept`."""
+        self.answer = AnswerSize()
+        """What was received since the last `send` or `restart_deadline`."""
         self._is_stopping = is_stopping
         self._timeout_seconds = timeout_seconds
         self._resumption = resumption
@@ -58,7 +57,7 @@ class Stream:
         self._deadline = 0.0
         self._is_logging_out = False
         self._buffer = bytearray()
-        self.answer_reads = self._unkept_bytes = 0
+        self._pace = Pace(ANSWER_BYTES_PER_SECOND)
 
     def connect(self, addresses: list[Address]) -> None:
         """Connect to the first address that answers within the time-out.
@@ -86,8 +85,9 @@ class Stream:
             self._resumption.addresses.failed([self._address])
         return self._address is not None
 
-    def secure(self, context: ssl.SSLContext, host: str) -> None:
-        """Go over to TLS; ``host`` is verified against the certificate.
+    def secure(self, context: ssl.SSLContext, host: str, look: Look | None = None) -> None:
+        """Go over to TLS; ``host`` is verified against the certificate. ``look`` is for
+        `shake_hands`.
 
         Raises:
             OSError: among them ssl.SSLError, for instance a certificate that does not verify.
@@ -99,7 +99,7 @@ class Stream:
             session = self._resumption.session
             self.sock = sock = over_tls(self._open_socket(), context, host, session)
             self._set_timeout(sock)
-            shake_hands(sock)
+            shake_hands(sock, look)
         except OSError:
             self._resumption.session = None  # in case it was that
             raise
@@ -127,14 +127,9 @@ class Stream:
 
     def restart_deadline(self) -> None:
         """The next answer begins: it has the whole time-out and its own measure of bytes."""
-        self.answer_bytes = self.answer_reads = self._unkept_bytes = 0
+        self.answer.restart()
         if not self._is_logging_out:
             self._deadline = time.monotonic() + self._timeout_seconds
-
-    def not_kept(self, size: int) -> None:
-        """So many bytes of the answer were looked at and let go."""
-        self.answer_bytes -= size
-        self._unkept_bytes += size
 
     def begin_logout(self, seconds: float) -> None:
         """From now on the stop no longer interrupts, and all that follows has ``seconds``."""
@@ -177,11 +172,8 @@ class Stream:
         """
         if self.close_reason or b"\n" in self._buffer:
             return True
-        sock = self._open_socket()
-        if isinstance(sock, ssl.SSLSocket) and sock.pending():
-            return True
         waiting = select.poll()
-        waiting.register(sock, READABLE)
+        waiting.register(self._open_socket(), READABLE)
         self._check_stop()
         ready = waiting.poll(math.ceil(max(0.0, seconds) * 1000))
         self._check_stop()
@@ -190,8 +182,10 @@ class Stream:
     def receive_available(self) -> None:
         """Receive what is there, some 16 KiB at most: of a flood only a part."""
         sock = self._open_socket()
-        sock.settimeout(0)
-        while self.answer_bytes < RECEIVE_BYTES and not self.close_reason:
+        if sock.gettimeout() != 0:
+            sock.settimeout(0)
+        end = len(self._buffer) + RECEIVE_BYTES
+        while len(self._buffer) < end and not self.close_reason:
             try:
                 self._receive(sock)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -244,7 +238,23 @@ class Stream:
         """Wait for data until the deadline, and take it in."""
         sock = self._open_socket()
         self._set_timeout(sock)
+        before = self.answer.received_bytes
         self._receive(sock)
+        if self._pace.is_exceeded:
+            self.receive_available()  # what came in pieces during the rest counts as one
+        rest_seconds = self._pace.rest_seconds(self.answer.received_bytes - before)
+        if rest_seconds and not self._is_logging_out:
+            self._rest(sock, rest_seconds)
+
+    def _rest(self, sock: socket.socket, seconds: float) -> None:
+        """Leave a server alone that says much; the time is not counted as its own. The stop ends
+        it, and so does the end of the connection.
+        """
+        self._deadline += seconds
+        closed = select.poll()
+        closed.register(sock, CLOSED)
+        closed.poll(math.ceil(seconds * 1000))
+        self._check_stop()
 
     def _receive(self, sock: socket.socket) -> None:
         """Take in one portion. The end and broken connections are noted in `close_reason`."""
@@ -262,20 +272,13 @@ class Stream:
         if not data:
             self.close_reason = describe_end(sock)
         self._buffer += data
-        self.answer_bytes += len(data)
-        self.answer_reads += 1
-        self._check_limits()
-
-    def _check_limits(self) -> None:
-        received = self.answer_bytes + self._unkept_bytes
-        for size, limit in (self.answer_bytes, MAX_ANSWER_BYTES), (received, MAX_RECEIVED_BYTES):
-            if size > limit:
-                self.limit_exceeded(f"the server sent more than {limit} bytes in one answer")
-        if self.answer_reads > MAX_ANSWER_READS:
-            self.limit_exceeded(f"one answer came in more than {MAX_ANSWER_READS} pieces")
+        self.answer.add(len(data))
+        if what := self.answer.excess():
+            self.limit_exceeded(what)
 
     def _set_timeout(self, sock: socket.socket) -> None:
-        """Bound the socket's next wait by the deadline.
+        """Bound the socket's next wait by the deadline, with some slack: each setting lets go of
+        the interpreter, which other threads wait for.
 
         The stop is looked for after the socket is in place: whoever stops the mailbox shuts down
         the socket after saying so, and one of the two is seen.
@@ -284,7 +287,8 @@ class Stream:
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError
-        sock.settimeout(remaining)
+        if not remaining * (1 - TIMEOUT_SLACK) <= (sock.gettimeout() or 0) <= remaining:
+            sock.settimeout(remaining * (1 - TIMEOUT_SLACK / 2))
 
     def _check_stop(self) -> None:
         if self._is_stopping() and not self._is_logging_out:

@@ -11,21 +11,21 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-import imapclient
 from imapclient.tls import IMAP4_TLS
 
+from . import greeting
 from .addresses import Address
-from .answers import in_plain_form, is_unwanted
+from .answers import in_plain_form, is_unwanted, replaces_last
+from .capabilities import union
 from .credentials import quoted
-from .events import MAX_EVENTS, IdleEvents, Phase
-from .greeting import refuse_other_protocols
-from .responses import Kind, Line, read_line
+from .events import IdleEvents, Phase
+from .responses import TAGGED, Kind, Line, read_line
 from .stream import Stream
 
 QUOTED_BYTES = 2000
-LONGEST_POLL_SECONDS = 86400.0  # where IMAPClient would wait for ever
 
-# Names that imaplib and IMAPClient do not document, and what they are used for; a test holds them.
+# Names that imaplib and IMAPClient do not document, and what they are used for, here and in
+# `imap.client`; a test holds them.
 PRIVATE_NAMES = {
     "IMAP4._simple_command": "send a command and wait for its answer (LOGIN, STARTTLS, ID)",
     "IMAP4._command": "send a command and do not wait (LOGOUT)",
@@ -63,19 +63,18 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         self._implicit_tls = tls
         self._phase = Phase.ANSWERS
         self._has_announced = False
-        self._idle_tag = b""
         super().__init__(host, ssl_context=context)
 
     @property
     def sock(self) -> Any:
-        """The stream's socket: IMAPClient polls it and sets its time-outs."""
+        """The stream's socket."""
         return self.stream.sock
 
     def open(self, host: str = "", port: int = 0, timeout: float | None = None) -> None:
         self.host, self.port = host, port
         self.stream.connect(self._addresses)
         if self._implicit_tls:
-            self.stream.secure(self.ssl_context, host)
+            self.stream.secure(self.ssl_context, host, greeting.refuse_plain_text)
         self.stream.restart_deadline()
 
     def starttls(self, ssl_context: ssl.SSLContext | None = None) -> tuple[str, list[bytes]]:
@@ -93,7 +92,8 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
     def capability(self) -> tuple[str, list[Any]]:
         """CAPABILITY, asked for only where the server did not volunteer it in its greeting."""
         told = self.untagged_responses.pop("CAPABILITY", None)
-        return ("OK", told) if told else super().capability()
+        typ, told = ("OK", told) if told else super().capability()
+        return typ, union(told) if typ == "OK" else told
 
     def login(self, user: str, password: str) -> Any:
         """LOGIN with both quoted; imaplib's own does not quote the user name on every Python.
@@ -130,14 +130,13 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
             return None
 
     @property
-    def last_tag(self) -> bytes:
-        """The tag of the last command."""
-        tag: bytes = self.tagpre + str(self.tagnum - 1).encode()
+    def _last_tag(self) -> bytes:
+        """The tag of the last command; in IDLE it is IDLE's."""
+        tag: bytes = self.tagpre + b"%d" % (self.tagnum - 1)
         return tag
 
     def send(self, data: bytes) -> None:
-        if self._phase is Phase.IDLE_BEGINS:
-            self._idle_tag = data.split(b" ", 1)[0]
+        self.events.last, self.events.answered = b"", False
         self.stream.send(data)
 
     def read(self, size: int) -> bytes:
@@ -186,31 +185,23 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         while wait and self.stream.line().startswith(b"* "):
             pass
 
-    def _greeting(self) -> bytes:
-        """The first line; a server that says nothing until it is asked is asked (HTTPS)."""
-        try:
-            return self._note(self.stream.line())
-        except TimeoutError:
-            self.stream.send(b"A1 NOOP\r\n")
-            refuse_other_protocols(self._note(self.stream.line()))
-            raise
-
     def _answer_line(self) -> bytes:
         """The next line that tells anything."""
         if self.state == "LOGOUT":  # what imaplib calls the time before the greeting
-            greeting = self._greeting()
-            refuse_other_protocols(greeting)
-            return in_plain_form(greeting)
-        while is_unwanted(line := self.stream.line()):
-            self.stream.not_kept(len(line))
+            context = None if self._implicit_tls else self.ssl_context
+            return in_plain_form(greeting.first_line(self.stream, self._note, context, self.host))
+        exists = self.untagged_responses.get("EXISTS", [])
+        while is_unwanted(line := self.stream.line()) or replaces_last(exists, line):
+            self.stream.answer.not_kept(len(line))
+        self.stream.answer.line_kept()
         return self._note(in_plain_form(line))
 
     def _idle_line(self) -> bytes:
         """The next line, while IDLE begins or ends, that IMAPClient is to see."""
         while raw := self.stream.line():
             kind = self._hear(raw).kind
-            if is_unwanted(raw) or (kind is Kind.EXISTS and self.events.is_explained):
-                self.stream.not_kept(len(raw))
+            if kind is not Kind.UNREADABLE:
+                self.stream.answer.not_kept(len(raw))
             if kind is Kind.BYE:
                 return b"* BYE\r\n"
             if kind is Kind.TAGGED:
@@ -229,7 +220,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
             line = self._hear(raw)
             if line.kind is Kind.TAGGED:
                 self.events.idle_over = True
-                self.tagged_commands.pop(self._idle_tag, None)
+                self.tagged_commands.pop(self._last_tag, None)
             elif line.kind is Kind.EXISTS and not self._has_announced:
                 self._has_announced = True
                 return b"* %d EXISTS\r\n" % line.number
@@ -238,60 +229,22 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
     def _hear(self, raw: bytes) -> Line:
         """Take in a line of an IDLE; what it is, TAGGED where it is IDLE's own answer."""
         line = read_line(self._note(raw).rstrip(b"\r\n"))
-        if line.kind is Kind.UNREADABLE or (
-            line.kind is Kind.TAGGED and raw.split(b" ", 1)[0] != self._idle_tag
-        ):
-            line = Line(Kind.UNREADABLE, text=raw)
-        one = Line(Kind.EXPUNGE, 1) if line.kind is Kind.EXPUNGE else line
-        if line.kind in _EVENTS and not self.events.add(one):
-            self.stream.limit_exceeded(f"the server said more than {MAX_EVENTS} things at once")
+        if line.kind is Kind.TAGGED and not self.events.answered:
+            line = Line(Kind.UNREADABLE)
+        if line.kind is Kind.UNREADABLE:
+            line = line._replace(text=raw)
+        if line.kind in _EVENTS:
+            self.events.add(Line(Kind.EXPUNGE, 1) if line.kind is Kind.EXPUNGE else line)
         return line
 
     def _note(self, raw: bytes) -> bytes:
-        """Keep what a log line may want to quote."""
-        self.events.last = raw[:QUOTED_BYTES] or self.events.last
+        """Keep what a log line may want to quote, and whether it is the last command's answer."""
+        tagged = TAGGED.match(shown := raw.rstrip(b"\r\n"))
+        tag = tagged[1].upper() if tagged else b""
+        self.events.answered = tag == self._last_tag
+        if tag.startswith(self.tagpre):
+            shown = shown[len(tag) :].lstrip()
+        self.events.last = shown[:QUOTED_BYTES] or self.events.last
         if b"BYE" in raw[:16].upper() and (line := read_line(raw.rstrip(b"\r\n"))).kind is Kind.BYE:
             self.events.bye = line.text.decode("utf-8", "replace").strip() or "without a reason"
         return raw
-
-
-class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no types
-    """IMAPClient over a `Transport`.
-
-    `idle`, `idle_check` and `idle_done` are IMAPClient's own, but for lines that it could not read:
-    those never reach it.
-    """
-
-    def __init__(self, host: str, tls: bool, make_transport: Callable[[], Transport]) -> None:
-        self._make_transport = make_transport
-        super().__init__(host, ssl=tls)
-        del self._make_transport
-        self._imap.debug = 0
-
-    @property
-    def transport(self) -> Transport:
-        transport: Transport = self._imap
-        return transport
-
-    def _create_IMAP4(self) -> Transport:  # noqa: N802  # IMAPClient's name
-        return self._make_transport()
-
-    def _poll_socket(self, sock: object, timeout: float | None = None) -> bool:
-        """Wait for the socket, and receive what came; whether `idle_check` is to read lines."""
-        stream = self.transport.stream
-        stream.restart_deadline()
-        if not stream.poll(LONGEST_POLL_SECONDS if timeout is None else timeout):
-            return False
-        stream.receive_available()
-        return True
-
-    def idle(self) -> None:
-        self.transport.events.idle_over = False
-        self.transport.in_phase(Phase.IDLE_BEGINS, super().idle)
-        self.transport.forget_answers()
-
-    def idle_check(self, timeout: float | None = None) -> Any:
-        return self.transport.in_phase(Phase.IDLING, super().idle_check, timeout)
-
-    def idle_done(self) -> Any:
-        return self.transport.in_phase(Phase.IDLE_ENDS, super().idle_done)

@@ -69,6 +69,10 @@ class UidTracker:
         self._count = max(0, self._count - messages)
         self._lowered = True
 
+    def lose_count(self) -> None:
+        """More was announced than was counted."""
+        self._doubtful = True
+
     def examined(self, now: Snapshot) -> Finding:
         """Take the new snapshot; anything but `Finding.NOTHING` means that a scan is owed."""
         last, announced, doubtful = self._last, self._announced, self._doubtful

@@ -55,7 +55,7 @@ def read_result(answer: Answer) -> ScanResult:
     status, content = answer.status, answer.content
     if not 200 <= status < 300:
         raise _refusal(answer)
-    counts = _json_object(content)
+    counts = json_object(content)
     if counts is None and content.strip():
         return ScanResult(remark="the backend's answer is no JSON object: is BACKEND_URL right?")
     counts = counts or {}
@@ -120,7 +120,8 @@ def _date(value: str | None) -> datetime | None:
     return when.replace(tzinfo=when.tzinfo or UTC)
 
 
-def _json_object(content: bytes) -> dict[str, Any] | None:
+def json_object(content: bytes) -> dict[str, Any] | None:
+    """The JSON object that it is, or None."""
     if content.count(b"[") + content.count(b"{") > MAX_BRACKETS:
         return None
     try:

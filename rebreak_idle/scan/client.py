@@ -60,7 +60,8 @@ class ScanClient:
         self._session.headers.update(
             {"user-agent": f"rebreak_idle/{__version__}", "accept-encoding": "identity"}
         )
-        self._adapter = Adapter(self._under_way, config.scan_concurrency)
+        # Scans, and as many requests for access tokens.
+        self._adapter = Adapter(self._under_way, 2 * config.scan_concurrency)
         self._session.mount("http://", self._adapter)
         self._session.mount("https://", self._adapter)
 

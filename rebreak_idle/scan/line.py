@@ -63,9 +63,12 @@ class ScanLine:
                 raise Interrupted("stopping") from error
             # No further thread can be started: those that run will come to it.
 
-    def send(self, begin: Callable[[], tuple[Mailbox, str]]) -> ScanResult:
+    def send(
+        self, begin: Callable[[], tuple[Mailbox, str]], hide: Callable[[str], str] = str
+    ) -> ScanResult:
         """Send one request, once the backend is there; ``begin`` is called as it begins and
-        returns for whom and why. On a thread of the line.
+        returns for whom and why, ``hide`` takes that mailbox's secrets out of what the log says for
+        all. On a thread of the line.
 
         Raises:
             ScanFailed: it was not taken; the scan is still owed.
@@ -76,7 +79,7 @@ class ScanLine:
             mailbox, reason = begin()
             result = self._client.scan(mailbox, reason)
         except BackendUnavailable as error:
-            self._backend_is_away(mailbox, error, probe)
+            self._backend_is_away(mailbox, error, probe, hide)
             raise
         except ScanFailed as error:
             if error.is_answer:
@@ -144,7 +147,9 @@ class ScanLine:
         if was_announced:
             logger.info("the backend is back: the scans that are owed are sent")
 
-    def _backend_is_away(self, mailbox: Mailbox, error: BackendUnavailable, probe: bool) -> None:
+    def _backend_is_away(
+        self, mailbox: Mailbox, error: BackendUnavailable, probe: bool, hide: Callable[[str], str]
+    ) -> None:
         """One answer of 503 may be one mailbox's trouble, so the next in line tries at once; what
         a second request meets too, or where nobody listens, is the backend's.
         """
@@ -157,5 +162,5 @@ class ScanLine:
         if is_news:
             logger.warning(
                 "the backend is away: %s — all scans stay owed, one request at a time tries again",
-                sanitize(str(error)),
+                sanitize(hide(str(error))),
             )

@@ -105,7 +105,7 @@ class Scanner:
 
     def _request(self) -> None:
         try:
-            result = self._line.send(self._begin)
+            result = self._line.send(self._begin, self._logger.hide)
         except Interrupted:
             self._leave_line()  # the daemon stops, or the row is gone
         except ScanFailed as error:

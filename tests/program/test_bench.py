@@ -25,7 +25,7 @@ class Run(ScriptRun):
     end_seconds = 100.0
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        super().__init__(folder, "bench.py", *arguments, "--out", str(folder))
+        super().__init__(folder, "bench", *arguments, "--out", str(folder))
 
     def figures(self) -> list[dict[str, Any]]:
         results = json.loads((self.folder / "bench.json").read_text())

@@ -47,6 +47,8 @@ def test_all_is_well(
     assert daemon.lines == [
         "[idle/db] environment: ok",
         "[idle/db] database: ok, 1 active connections",
+        "[idle/fleet] there is no table idle_instances: a daemon is alone, and watches every"
+        " mailbox",
         f"[idle/check@example.org] password opens, localhost:{port} reached over TLS, login ok,"
         " INBOX has 0 messages, IDLE offered",
         "[idle/db] backend: reached (it answers 404 Not Found to GET /api/mail/scan-internal,"
@@ -528,7 +530,7 @@ def test_progress_is_shown_on_a_terminal(
     seen = [line for line in terminal.lines if line]
     log = seen if "stdout" in streams else file.splitlines()
     assert all(line.startswith("[idle/") for line in (*seen, *log))
-    assert len(log) == 7
+    assert len(log) == 8
     assert log[-1].endswith("3 of 3 mailboxes ready, backend reached")
     assert " of 3 …" not in file
     assert "\r" not in file

@@ -221,13 +221,29 @@ def test_the_image_s_installation(checkout: Path, programs: Path, tmp_path: Path
     assert (site / "rebreak_idle" / "py.typed").exists()
 
 
-def test_the_table_for_development(database: Database, programs: Path) -> None:
-    """The line that makes the table does, however often it is run."""
+def run_twice(commands: str, database: Database, programs: Path) -> None:
+    """Run what makes a table, and once more where it is there."""
     require("psql")
-    (fence,) = fences_of("docs/database.md", "sh")
-    database.execute("DROP TABLE mail_connections")
     variables = {"DATABASE_URL": database.url, "PATH": str(Path(find_program("psql")).parent)}
     for _ in range(2):
-        done = shell(f"{fence.text}", REPOSITORY, programs, variables)
+        done = shell(commands, REPOSITORY, programs, variables)
         assert done.returncode == 0, done.stderr
+        assert "ERROR" not in done.stderr
+
+
+def test_the_table_for_development(database: Database, programs: Path) -> None:
+    """The line that makes the table does, however often it is run."""
+    (fence,) = fences_of("docs/database.md", "sh")
+    database.execute("DROP TABLE mail_connections")
+    run_twice(fence.text, database, programs)
     assert database.add("a@example.org")
+
+
+def test_the_table_of_several_daemons(database: Database, programs: Path) -> None:
+    """The line that switches sharing on makes the table, with row-level security."""
+    (line,) = [f.text for f in fences_of("docs/fleet.md", "sh") if f.text.startswith("psql")]
+    run_twice(line, database, programs)
+    found = database.execute(
+        "SELECT relrowsecurity FROM pg_class WHERE oid = 'idle_instances'::regclass"
+    )
+    assert found == [(True,)]

@@ -111,6 +111,49 @@ def test_one_mailbox_too_many(run: Run, database: Database, certificates: Certif
         assert daemon.stop() == 0
 
 
+@contextmanager
+def releasing(server: ScriptedImap) -> Iterator[threading.Event]:
+    """Logins are held until the event is set."""
+    event = threading.Event()
+    server.on("login", lambda _: event.wait(20.0))
+    yield event
+    event.set()
+
+
+@pytest.mark.parametrize("most", [1, 4])
+def test_check_says_that_a_host_is_full(
+    run: Run, database: Database, certificates: Certificates, how: str, most: int
+) -> None:
+    """In the daemon's words, once, and fails; the others are tried one after the other."""
+    with (
+        limited(certificates, database, most, 40, how) as (server, limit),
+        releasing(server) as turned_away,
+        run("check") as daemon,
+    ):
+        server.wait_until(lambda: limit.refused)
+        turned_away.set()
+        assert daemon.wait(60) == 1
+        assert limit.refused > 0
+        assert daemon.text.count(" is full: ") == 1
+        line = daemon.wait_line(" is full: ")
+        told = re.search(r" is full: it takes no more than (\d+) of our connections \(", line)
+        assert told
+        assert 1 <= int(told[1]) <= 8
+        assert "; those stay, the other mailboxes wait, one tries again in 0s" in line
+        assert "check failed — database ok, 40 of 40 mailboxes ready" in daemon.text
+        assert " is down" not in daemon.text
+
+
+def test_check_does_not_take_a_dead_host_for_a_full_one(
+    run: Run, database: Database, certificates: Certificates
+) -> None:
+    """Where nobody is let in nothing is said of a limit."""
+    with limited(certificates, database, 0, 12), run("check") as daemon:
+        assert daemon.wait(60) == 1
+        assert " is full: " not in daemon.text
+        assert "0 of 12 mailboxes ready" in daemon.text
+
+
 def test_a_full_host_is_tried_seldom(
     run: Run, database: Database, certificates: Certificates
 ) -> None:

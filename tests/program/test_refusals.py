@@ -40,6 +40,28 @@ USER = [
     "Authentication credentials invalid",
     "Invalid user name or password.",
     "Login incorrect",
+    "Incorrect email or password",
+    "(#MBR1212) Incorrect username or password.",
+    "Incorrect username or password. Please try again.",
+    "authentication unsuccessful",
+    "Authentication unsuccessful.",
+    "ERR.LOGIN.PASSERR",
+    "460 ERR.LOGIN.PASSERR",
+    "ERR.LOGIN.USERNOTEXIST",
+    "LOGIN Login error or password error",
+    "Login fail. Account is abnormal, service is not open, password is incorrect",
+    "[ALERT] Login failure. Incrrect passowd or your account is not enabled for IMAP.",
+    "Password mismatch",
+    "Bad username or password",
+    "User unknown",
+    "The account does not exist",
+    "EXAMINE Unsafe Login. Please contact kefu@188.com for help",
+    "SELECT Unsafe Login. Please contact kefu@188.com for help",
+    "Please enable IMAP access in your mailbox settings",
+    "Please activate IMAP",
+    "IMAP is disabled",
+    "IMAP is turned off",
+    "user is locked",
 ]
 PROVIDER = [
     "[UNAVAILABLE] Temporary authentication failure.",
@@ -71,6 +93,8 @@ PROVIDER = [
     "LOGIN Server error - Please try again later",
     "Temporary authentication failure (rate-limit)",
     "Server is down for maintenance",
+    "Login failed, server busy",
+    "ERR.LOGIN.SYSTEMBUSY",
 ]
 UNKNOWN = [
     "without a reason",
@@ -79,6 +103,25 @@ UNKNOWN = [
     "Login failed: no mechanism available",
     "Lookup failed f26mb392779289eda",
     "Zugriff verweigert",
+    "Unknown authentication mechanism",
+    "unknown login command",
+]
+# What names the account, and what passes by itself as well.
+DOUBTFUL = [
+    "Authentication failed due to timeout",
+    "Authentication failed because the connection to the backend was lost, connection error",
+    "Login failed, cannot connect to LDAP",
+    "Login failed. Please wait",
+    "user is locked by another process",
+    "User locked, try again later",
+    "Login failed, password error or system busy",
+    "Login fail. Account is abnormal, service is not open, password is incorrect, login frequency "
+    "limited, or system is busy.",
+    "Invalid credentials or too many connections",
+    "Invalid login or password, or internal server error",
+    "Account is temporarily disabled",
+    "IMAP is disabled during maintenance",
+    "Authentication failed, too many failed attempts",
 ]
 
 
@@ -95,9 +138,9 @@ def test_the_providers_move(text: str) -> None:
     assert classify_bad(text) is Blame.PROVIDER
 
 
-@pytest.mark.parametrize("text", UNKNOWN)
+@pytest.mark.parametrize("text", [*UNKNOWN, *DOUBTFUL])
 def test_nobody_knows(text: str) -> None:
-    """Neither is assumed of words that are not in the table."""
+    """Neither is assumed of words that are not in the table, nor of those that name both."""
     assert classify_refusal(text) is Blame.UNKNOWN
 
 

@@ -1,7 +1,6 @@
 """The long run, made short: it keeps its books rightly, ends well, and leaves nothing behind."""
 
 import random
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from scripts.tools.soak.accounts import Account
+from scripts.tools.soak.scans import Scans
+from scripts.tools.soak.timetable import Timetable
 from tests.conftest import require
 from tests.support.recording_backend import Request
-from tests.support.script_run import SCRIPTS, ScriptRun, left_behind
+from tests.support.script_run import ScriptRun, left_behind
 from tests.support.scripted_imap import Arrival
 from tests.support.servers import server_folder
-
-sys.path.insert(0, str(SCRIPTS))
-from soak import Account, Scans, Timetable
 
 # --- the books ------------------------------------------------------------------------------------
 
@@ -96,7 +95,7 @@ class Run(ScriptRun):
     end_seconds = 100.0
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        super().__init__(folder, "soak.py", *arguments)
+        super().__init__(folder, "soak", *arguments)
 
 
 @pytest.fixture

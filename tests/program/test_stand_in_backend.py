@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +15,13 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scripts.tools.stand_in_backend.judge import Judge, read_blocklist
+from scripts.tools.stand_in_backend.log import one_line
 from tests.conftest import require
 from tests.support.daemon import Daemon
 from tests.support.rig import ADMIN_SECRET, ENCRYPTION_KEY, environment, stored
+from tests.support.script_run import SCRIPTS
 from tests.support.servers import Certificates, Database, Dovecot, Pymap
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-from stand_in_backend import Judge, one_line, read_blocklist  # noqa: E402
 
 UNUSED_URL = "http://127.0.0.1:9"
 ANSWER_SECONDS = 30.0
@@ -68,9 +66,9 @@ def start(
     """Starts a stand-in on a free port; keywords change its environment."""
 
     @contextmanager
-    def starting(**changes: object) -> Iterator[StandIn]:
+    def starting(*arguments: str, **changes: object) -> Iterator[StandIn]:
         variables = environment(database.url, UNUSED_URL, certificates, **changes)
-        command = (SCRIPTS / "stand_in_backend.py", "--port", "0")
+        command = (SCRIPTS / "stand_in_backend.py", "--port", "0", *arguments)
         with Daemon(variables, tmp_path, command=command) as process:
             yield StandIn(process, database)
 
@@ -467,6 +465,14 @@ def test_a_wrong_environment_is_told_and_shows_no_secret(tmp_path: Path) -> None
     problems = process.stderr.splitlines()
     assert [line.split()[0] for line in problems] == ["DATABASE_URL", "ENCRYPTION_KEY"]
     assert "canary" not in process.stderr
+
+
+def test_nothing_in_the_working_directory_is_taken_for_a_module(tmp_path: Path) -> None:
+    """It is started where its .env is, and that may be anywhere."""
+    (tmp_path / "email.py").write_text("raise SystemExit('not this one')\n")
+    with Daemon({}, tmp_path, command=(SCRIPTS / "stand_in_backend.py",)) as process:
+        assert process.wait() == 78
+    assert "not this one" not in process.stderr
 
 
 def test_a_missing_blocklist_is_told(

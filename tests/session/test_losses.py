@@ -19,9 +19,9 @@ from email.utils import formatdate
 import pytest
 import trustme
 
+from rebreak_idle.idle_tries import SHORT_IDLES
 from rebreak_idle.imap.connector import tls_context
 from rebreak_idle.imap.renewal import Renewal
-from rebreak_idle.inbox import SHORT_IDLES
 from tests.support.harness import (
     PROMPT_SECONDS,
     JudgingBackend,

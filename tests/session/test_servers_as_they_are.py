@@ -274,6 +274,37 @@ def test_a_tagged_ok_in_any_form(
         assert server.connects == 1
 
 
+def test_our_tag_in_small_letters_is_our_tag(
+    server: ScriptedImap, mailbox: Mailbox, backend: JudgingBackend, context: ssl.SSLContext
+) -> None:
+    """A server that says commands back in another case answers them all the same."""
+
+    def lower(out: bytes) -> bytes:
+        return re.sub(rb"(?m)^[A-P]{4}\d+ ", lambda found: found[0].lower(), out)
+
+    for step in ("capability", "id", "login", "examine", "idle", "done", "logout"):
+        server.rewrite(step, lower)
+    server.capability_code_in = ()
+    server.after("idle", lambda c: c.end_idle(b"OK Enough"), times=1)
+    with Watched(server, backend, context, idle_renew_seconds=0.5) as watched:
+        wait_examined(server, 4)
+        mailbox.arrive()
+        assert_promise(mailbox, backend)
+        assert "trouble" not in watched.text
+        assert "cannot be understood" not in watched.text
+        assert server.connects == 1
+
+
+@pytest.mark.parametrize("text", [b"no [AUTHENTICATIONFAILED] Wrong", b"NO Wrong password"])
+def test_a_refusal_to_our_tag_in_small_letters(
+    server: ScriptedImap, backend: JudgingBackend, context: ssl.SSLContext, text: bytes
+) -> None:
+    """It is the login's own answer."""
+    server.on("login", lambda c: c.send(c.tag.lower() + b" " + text + b"\r\n"), instead=True)
+    with Watched(server, backend, context) as watched:
+        assert text[-5:].decode() in watched.wait_line("the server refused the login: ")
+
+
 def test_response_codes_and_keywords_in_small_letters(
     server: ScriptedImap, mailbox: Mailbox, backend: JudgingBackend, context: ssl.SSLContext
 ) -> None:

@@ -22,7 +22,9 @@ from rebreak_idle.imap.responses import Line
 from rebreak_idle.mailbox import Mailbox as Row
 from rebreak_idle.scan.client import ScanClient
 from rebreak_idle.scan.line import ScanLine
+from rebreak_idle.scan.token_client import TokenClient
 from rebreak_idle.services import Services, SessionLike
+from rebreak_idle.tokens import Tokens
 from rebreak_idle.worker import IdleWorker
 from tests.support.recording_backend import RecordingBackend, Request, Script, _Handler
 from tests.support.rig import ADMIN_SECRET, ENCRYPTION_KEY
@@ -179,6 +181,7 @@ class Watched:
         context: ssl.SSLContext,
         *,
         login: str = "user@example.org",
+        oauth2: bool = False,
         scans: Scans | None = None,
         **settings: Any,
     ) -> None:
@@ -192,6 +195,7 @@ class Watched:
             username=login,
             stored_password=server.users.get(login, "secret"),
             starttls=server.starttls_context is not None,
+            oauth2=oauth2,
         )
         self.waits = 0
         """How often the worker began to wait for the server in IDLE."""
@@ -211,6 +215,11 @@ class Watched:
             decrypt=str,
             connects=self._connects,
             scans=self._scans.line,
+            tokens=Tokens(
+                TokenClient(self._scans.client, self.config, time.monotonic),
+                self.config,
+                time.monotonic,
+            ),
             hosts=Hosts(self.config, time.monotonic),
             unexpected_errors=UnexpectedErrors(),
             clock=time.monotonic,

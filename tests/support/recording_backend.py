@@ -2,8 +2,9 @@
 
 A behaviour is a callable that answers one request: `answer`, `html`, `redirect`, `reset`, `drip`,
 or a `Hang`. `backend.script` is a list of behaviours, used up one by one, or a callable that picks
-the behaviour for a request; scans beyond the script get `backend.default`. Requests for anything
-but the scan endpoint are recorded, use up no script, and get 404.
+the behaviour for a request; scans beyond the script get `backend.default`. `backend.tokens` picks
+what answers a request for an access token. Requests for anything else are recorded, use up no
+script, and get 404.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from tests.support.waiting import wait_for
 
 SCAN_PATH = "/api/mail/scan-internal"
 STATE_PATH = "/api/mail/connection-state"
+TOKEN_PATH = "/api/mail/access-token"
 RESULT = {"scanned": 1, "blocked": 0}
 
 
@@ -53,6 +55,10 @@ class Request:
     @property
     def reason(self) -> str | None:
         return self.body.get("reason") if isinstance(self.body, dict) else None
+
+    @property
+    def is_for_token(self) -> bool:
+        return self.method == "POST" and self.path == TOKEN_PATH
 
     @property
     def is_scan(self) -> bool:
@@ -248,11 +254,14 @@ class RecordingBackend:
         self.default: Behaviour = answer()
         self.states: Behaviour | None = None
         """Answers at `STATE_PATH`; None: there is no such endpoint."""
+        self.tokens: Callable[[Request], Behaviour] | None = None
+        """Picks the answer to a request for an access token; None: there is no such endpoint."""
         self.requests: list[Request] = []
         self.hanging: list[Hang] = []
         self.closing = threading.Event()
         self._lock = threading.Lock()
         self._under_way = _UnderWay()
+        self._tokens_under_way = _UnderWay()
         self._server: _Server | None = None
         self._ended: list[_Server] = []
         self._accepting: threading.Thread | None = None
@@ -286,6 +295,11 @@ class RecordingBackend:
         """What it was told of mailboxes so far, in the order of arrival."""
         return [request for request in list(self.requests) if request.path == STATE_PATH]
 
+    @property
+    def token_requests(self) -> list[Request]:
+        """The requests for access tokens so far, in the order of their arrival."""
+        return [request for request in list(self.requests) if request.is_for_token]
+
     def wait_for(self, number: int, timeout_seconds: float = 20.0) -> list[Request]:
         """The scan requests, as soon as there are at least `number` of them."""
         wait_for(
@@ -308,6 +322,11 @@ class RecordingBackend:
     def concurrent_max(self) -> int:
         """The most requests that were under way at once."""
         return self._under_way.most
+
+    @property
+    def tokens_at_once_max(self) -> int:
+        """The most requests for access tokens that were under way at once."""
+        return self._tokens_under_way.most
 
     @property
     def concurrent_max_by_connection(self) -> dict[str | None, int]:
@@ -351,18 +370,21 @@ class RecordingBackend:
     def serve(self, request: Request, handler: _Handler) -> None:
         with self._lock:
             self.requests.append(request)
-            self._under_way.begin(request.connection_id)
+            under_way = self._tokens_under_way if request.is_for_token else self._under_way
+            under_way.begin(request.connection_id)
             behaviour = self._behaviour(request)
         try:
             behaviour(handler)
         finally:
             with self._lock:
-                self._under_way.end(request.connection_id)
+                under_way.end(request.connection_id)
                 request.answered = time.monotonic()
 
     def _behaviour(self, request: Request) -> Behaviour:
         if request.path == STATE_PATH and self.states is not None:
             return self.states
+        if request.is_for_token and self.tokens is not None:
+            return self.tokens(request)
         if not request.is_scan:
             return answer(404, {"error": "not found"})
         if callable(self.script):

@@ -1,42 +1,59 @@
-"""A script of `scripts/` as a process of its own, and what it leaves behind."""
+"""What a script of `scripts/` starts, as a process of its own, and what it leaves behind."""
 
+import contextlib
 import os
+import pty
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
+from tests.support.daemon import REPOSITORY
 from tests.support.waiting import wait_for
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+SCRIPTS = REPOSITORY / "scripts"
 LINE_SECONDS = 60.0
 
 
 class ScriptRun:
-    """A script at a terminal of its own, with a folder for all its temporary files."""
+    """`python -m scripts.tools.…` in a session of its own, with a folder for all temporary files.
+
+    `terminal` gives it a pseudo-terminal to write to, instead of a pipe.
+    """
 
     end_seconds = 60.0
 
-    def __init__(self, folder: Path, script: str, *arguments: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        module: str,
+        *arguments: str,
+        terminal: bool = False,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [sys.executable, SCRIPTS / script, *arguments],
-            env={**os.environ, "TMPDIR": str(folder)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            start_new_session=True,
-        )
-        self._reader = threading.Thread(target=self._read)
+        reading, writing = pty.openpty() if terminal else os.pipe()
+        with os.fdopen(writing, "wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", f"scripts.tools.{module}", *arguments],
+                cwd=REPOSITORY,
+                env=_environment(folder, variables or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self._reader = threading.Thread(target=self._read, args=(reading,))
         self._reader.start()
 
-    def _read(self) -> None:
-        with self.process.stdout as output:  # type: ignore[union-attr]  # it has a pipe
+    def _read(self, descriptor: int) -> None:
+        # A terminal whose other side is closed says so with EIO.
+        with os.fdopen(descriptor, encoding="utf-8") as output, contextlib.suppress(OSError):
             for line in output:
                 self.lines.append(line.rstrip("\n"))
 
@@ -68,6 +85,11 @@ class ScriptRun:
         if self.process.poll() is None:
             self.process.terminate()
         self.end()
+
+
+def _environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    return {**kept, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(folder), **variables}
 
 
 def left_behind(folder: Path) -> list[psutil.Process]:

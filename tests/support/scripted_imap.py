@@ -27,6 +27,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
+# What Gmail and Outlook say: https://developers.google.com/workspace/gmail/imap/xoauth2-protocol,
+# https://github.com/simonrob/email-oauth2-proxy
+GMAIL_ERROR = b'{"status":"400","schemes":"Bearer","scope":"https://mail.google.com/"}'
+GMAIL_NO = b"NO [AUTHENTICATIONFAILED] Invalid credentials (Failure)"
+GMAIL_BYE = b"* BYE Session expired, please login again.\r\n"
+OUTLOOK_NO = b"NO AUTHENTICATE failed."
+OUTLOOK_BAD = b"BAD Command Error. 12"
+OUTLOOK_BYE = b"* BYE Session invalidated - AccessTokenExpired\r\n"
+OUTLOOK_NOT_CONNECTED = b"BAD User is authenticated but not connected."
+
 WAIT_SECONDS = 10.0  # how long a test waits for something that should happen at once
 STALLED_SECONDS = 30.0  # a client that takes no byte for so long is given up
 LITERAL = re.compile(rb"\{(\d+)(\+?)\}\r\n")
@@ -495,6 +505,8 @@ class Connection(Wire):
         self.login = ""
         self.tag = b"*"
         self.arguments: list[bytes] = []
+        self.answers: list[bytes] = []
+        """What the client said to each challenge of a login by token, CRLF included."""
         self.mailbox: Mailbox | None = None
         self._position = 0
         self._received = bytearray()
@@ -609,6 +621,9 @@ class Connection(Wire):
         if self.arguments[:1] == [b"LOGIN"]:
             self._check_password(self._ask(b"Username:"), self._ask(b"Password:"))
             return
+        if self.arguments and self.arguments[0].upper() in (b"XOAUTH2", b"OAUTHBEARER"):
+            self._authenticate_by_token()
+            return
         if not self.arguments or self.arguments[0].upper() != b"PLAIN":
             self.answer(b"NO [CANNOT] Unsupported mechanism")
             return
@@ -621,6 +636,21 @@ class Connection(Wire):
             self.answer(b"BAD Invalid or cancelled response")
         else:
             self._check_password(login, password)
+
+    def _authenticate_by_token(self) -> None:
+        self.challenge(b"")
+        self.login, token = bearer(base64.b64decode(self.answers[-1]))
+        if self.server.takes_token(self.login, token):
+            self._set_state("authenticated")
+            self.answer(b"OK " + self._capability_code("login") + b"Logged in")
+        else:
+            self.server.refuse_token(self)
+
+    def challenge(self, data: bytes) -> bytes:
+        """Ask on, and keep the client's answer; returns it."""
+        self.send(b"+ " + base64.b64encode(data) + b"\r\n")
+        self.answers.append(self._read_line())
+        return self.answers[-1]
 
     def _ask(self, prompt: bytes) -> bytes:
         self.send(b"+ " + base64.b64encode(prompt) + b"\r\n")
@@ -782,6 +812,20 @@ class Connection(Wire):
         return taken
 
 
+def bearer(message: bytes) -> tuple[str, str]:
+    """User name and token in what XOAUTH2 and OAUTHBEARER say first; empty where there is none."""
+    first, *rest = message.decode().split("\x01")
+    user = first.removeprefix("user=") if first.startswith("user=") else first.split(",")[1][2:]
+    tokens = [part.removeprefix("auth=Bearer ") for part in rest if part.startswith("auth=")]
+    return user.replace("=2C", ",").replace("=3D", "="), tokens[0] if tokens else ""
+
+
+def gmail_refuses(connection: Connection) -> bool:
+    """The error in a challenge, and NO once that is answered."""
+    connection.challenge(GMAIL_ERROR)
+    return connection.answer(GMAIL_NO)
+
+
 Action = Callable[[Connection], object] | bytes
 
 
@@ -810,6 +854,10 @@ class ScriptedImap:
     """For TLS by STARTTLS, which is then offered."""
     users: Mapping[str, str] = field(default_factory=lambda: {"user@example.org": "secret"})
     """User names and their passwords."""
+    takes_token: Callable[[str, str], bool] = lambda _login, _token: False
+    """Whether a token is good for a user name."""
+    refuse_token: Callable[["Connection"], object] = gmail_refuses
+    """What follows one that is not."""
     capabilities_before_login: Sequence[str] = ("IMAP4rev1", "ID", "SASL-IR", "AUTH=PLAIN")
     capabilities_after_login: Sequence[str] = ("IMAP4rev1", "ID", "LITERAL+", "IDLE")
     capability_code_in: Sequence[str] = ("greeting", "login")

@@ -7,7 +7,10 @@ root, so under root they run as `nobody`.
 
 import base64
 import contextlib
+import hashlib
+import hmac
 import importlib.util
+import json
 import os
 import random
 import re
@@ -18,6 +21,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -522,8 +526,21 @@ def deliver_to_maildir(maildir: Path, mail: bytes) -> None:
     new.rename(maildir / "new" / name)
 
 
+def json_web_token(key: bytes, claims: Mapping[str, object], kid: str = "default") -> str:
+    """A JWT signed by HS256 (RFC 7519, RFC 7515)."""
+    parts = ({"alg": "HS256", "typ": "JWT", "kid": kid}, claims)
+    signed = b".".join(_base64url(json.dumps(part).encode()) for part in parts)
+    return (signed + b"." + _base64url(hmac.digest(key, signed, hashlib.sha256))).decode()
+
+
+def _base64url(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
 class Dovecot(Server):
     """A private Dovecot 2.3 with one port for TLS and one for STARTTLS, on all of loopback.
+
+    It takes passwords, and by XOAUTH2 and OAUTHBEARER the tokens that `token` makes.
 
     Dovecot takes a password in plain text where the client has the server's own address, as
     on 127.0.0.1. Connections to 127.0.0.2 come from 127.0.0.1, so at `starttls_host` STARTTLS
@@ -532,6 +549,8 @@ class Dovecot(Server):
 
     name = "Dovecot"
     starttls_host = "127.0.0.2"
+    issuer = "https://tokens.example.org"
+    mechanisms = "plain xoauth2 oauthbearer"
 
     def __init__(self, certificate: ServerCertificate) -> None:
         super().__init__()
@@ -540,6 +559,34 @@ class Dovecot(Server):
         self._certificate = certificate
         self._uids: dict[str, int] = {}
         self._stamp = 1_000_000_000
+        self._token_key = os.urandom(32)
+
+    # tokens
+
+    def token(self, user: str, life_seconds: float = 3599.0, **claims: object) -> str:
+        """An access token for the user, valid from now on; `claims` replace what it says."""
+        now = time.time()
+        said = {
+            "sub": user,
+            "email": user,
+            "iss": self.issuer,
+            "scope": "imap",
+            "iat": int(now),
+            "exp": int(now + life_seconds),
+            **claims,
+        }
+        return json_web_token(self._token_key, said)
+
+    def revoke_tokens(self) -> None:
+        """Have a new key sign tokens from now on: those that were handed out are refused."""
+        self._token_key = os.urandom(32)
+        self._write_token_key()
+        self.restart()
+
+    def _write_token_key(self) -> None:
+        path = self.folder / "keys" / "default" / "HS256" / "default"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64encode(self._token_key))
 
     # users and mail
 
@@ -619,6 +666,16 @@ class Dovecot(Server):
         (self.folder / "mail").chmod(0o1777)
         (self.folder / "users").mkdir()
         self._config.write_text(self._settings())
+        self._write_token_key()
+        (self.folder / "oauth2.conf").write_text(f"""\
+introspection_mode = local
+local_validation_key_dict = fs:posix:prefix={self.folder}/keys/
+username_attribute = email
+active_attribute =
+active_value =
+issuers = {self.issuer}
+scope = imap
+""")
 
     def _write_user(self, name: str, password: str) -> None:
         """Write the user's password file, with an mtime that tells Dovecot to read it again."""
@@ -653,8 +710,15 @@ disable_plaintext_auth = yes
 # a refused login is answered at once, however many there are
 auth_failure_delay = 0
 auth_username_format = %u
+auth_mechanisms = {self.mechanisms}
+passdb {{
+  driver = oauth2
+  mechanisms = xoauth2 oauthbearer
+  args = {folder}/oauth2.conf
+}}
 passdb {{
   driver = passwd-file
+  mechanisms = plain
   args = username_format=%u {folder}/users/%u
 }}
 userdb {{

@@ -26,7 +26,11 @@ class Asked(dict[str, str]):
 
 
 def variables() -> dict[str, Any]:
-    """Every variable that the program reads, with its default, None where it has none."""
+    """Every variable that one may set, with its default, None where it has none that is the same
+    everywhere. PM2 sets NODE_APP_INSTANCE.
+    """
     asked = Asked(REQUIRED)
     load(asked)
-    return asked.defaults
+    defaults = asked.defaults | {"INSTANCE_NAME": None}
+    del defaults["NODE_APP_INSTANCE"]
+    return defaults

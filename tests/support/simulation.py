@@ -3,8 +3,8 @@
 What is real: `Supervisor`, `IdleWorker`, `Scanner`, `ScanLine`, `PendingScan`, `UidTracker`,
 `Renewal`, `Hosts`, their threads. What is simulated: the clock, and with it each wait; IMAP
 sessions, which keep to the contract of `rebreak_idle.imap.session.Session`; the pools of threads;
-and the backend. One thread runs at a time: one that waits hands the turn back, so that a run is the
-same each time, and hours take milliseconds.
+and the backend, its access tokens included. One thread runs at a time: one that waits hands the
+turn back, so that a run is the same each time, and hours take milliseconds.
 """
 
 import itertools
@@ -16,13 +16,18 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from rebreak_idle.access_token import AccessToken
 from rebreak_idle.errors import (
+    AccessDenied,
     BackendUnavailable,
     HostUnreachable,
     Interrupted,
     LoginRefused,
+    NotConnected,
     ScanFailed,
+    SessionEnded,
     SessionLost,
+    TokenUnavailable,
 )
 from rebreak_idle.faults import UnexpectedErrors
 from rebreak_idle.hosts import Hosts
@@ -34,7 +39,9 @@ from rebreak_idle.scan.line import ScanLine
 from rebreak_idle.scan.scanner import Scanner
 from rebreak_idle.services import Services
 from rebreak_idle.supervisor import Supervisor
+from rebreak_idle.tokens import Tokens
 from rebreak_idle.worker import IdleWorker
+from tests.support.fleets import alone
 from tests.support.harness import quick_config
 from tests.support.names import LocalNames
 
@@ -52,6 +59,18 @@ CONFIG = quick_config(
     scan_timeout_seconds=120.0,
     host_connects_at_once=2,
 )
+
+
+TOKEN_MOODS: dict[str, Callable[[], Exception] | None] = {
+    "well": None,
+    "gone": lambda: AccessDenied("410", "the user"),
+    "unknown": lambda: AccessDenied("404", "the operator"),
+    "secret": lambda: TokenUnavailable("401", is_for_all=True, who="the operator"),
+    "busy": lambda: TokenUnavailable("429", 20.0),
+    "failing": lambda: TokenUnavailable("500"),
+    "away": lambda: TokenUnavailable("503", 5.0, is_for_all=None),
+    "unreachable": lambda: TokenUnavailable("refused", is_for_all=True),
+}
 
 
 class Turns:
@@ -218,6 +237,12 @@ class Server:
     refusing: bool = False
     offers_idle: bool = True
     tells_uidnext: bool = True
+    ends_sessions: bool = True
+    """Whether it ends a session with the token that began it."""
+    connects_users: bool = True
+    """False: a login works, and INBOX cannot be opened."""
+    tokens: set[str] = field(default_factory=set)
+    """Those that it takes, until they run out."""
     sessions: "list[SimulatedSession]" = field(default_factory=list)
 
     def arrive(self) -> None:
@@ -249,22 +274,29 @@ class SimulatedSession:
         self.selected = self.idling = self.dead = self.silent = False
         self.rest_seconds = 0.0
         self.silent_since = 0.0
+        self._token_ends_at = math.inf
 
     @property
     def offers_idle(self) -> bool:
         return self._server.offers_idle
 
-    def open(self, password: str) -> None:
+    def open(self, secret: str | AccessToken) -> None:
         try:
             self._command(needs_login=False)
         except SessionLost as error:
             raise HostUnreachable(str(error)) from error
         if self._server.refusing:
             raise LoginRefused("refused")
+        if isinstance(secret, AccessToken):
+            if secret.value not in self._server.tokens or secret.ends_at <= self._turns.now:
+                raise LoginRefused("the token is refused")
+            self._token_ends_at = secret.ends_at
         self._server.sessions.append(self)
 
     def examine(self) -> Snapshot:
         self._command()
+        if not self._server.connects_users:
+            raise NotConnected("authenticated but not connected")
         self.pending.clear()  # what belongs to the mailbox as it was selected before
         self.selected = True
         server = self._server
@@ -279,10 +311,15 @@ class SimulatedSession:
     def wait(self, seconds: float) -> list[Line]:
         self._receive()
         if not self.heard and seconds > 0:
-            self._turns.wait(self._turns.now + seconds, self._something_to_read)
+            until = self._turns.now + seconds
+            if self._turns.now < self._token_ends_at:
+                until = min(until, self._token_ends_at)
+            self._turns.wait(until, self._something_to_read)
             self._receive()
         if not self.heard and self._is_stopping():
             raise Interrupted("stopping")
+        if not self.heard and self._is_over():
+            raise SessionEnded("the token has run out")
         if not self.heard and self._is_gone():
             raise SessionLost("gone")
         return self.take_events()
@@ -324,9 +361,13 @@ class SimulatedSession:
         return (
             bool(self.pending and not self.silent)
             or self._is_gone()
+            or self._is_over()
             or self._is_stopping()
             or (self.selected and not self.idling)
         )
+
+    def _is_over(self) -> bool:
+        return self._server.ends_sessions and self._turns.now >= self._token_ends_at
 
     def _is_gone(self) -> bool:
         noticed = self.silent and self._turns.now >= self.silent_since + SILENCE_NOTICED_SECONDS
@@ -346,6 +387,8 @@ class SimulatedSession:
         self._turns.wait(self._turns.now + 0.01)
         if self.dead:
             raise SessionLost("reset")
+        if self._is_over():
+            raise SessionEnded("the token has run out")
 
 
 @dataclass
@@ -357,11 +400,21 @@ class Scan:
 
 
 class World:
-    """Mailboxes, their servers, the backend, and the daemon that watches them."""
+    """Mailboxes, their servers, the backend, and the daemon that watches them.
 
-    def __init__(self, mailboxes: int, places: int) -> None:
+    The mailboxes with an id below `with_tokens` log in by access token.
+    """
+
+    def __init__(self, mailboxes: int, places: int, with_tokens: int = 0) -> None:
         self.turns = Turns()
         self.order = itertools.count()
+        self.with_tokens = with_tokens
+        self.token_mood = "well"
+        self.token_life_seconds = 3600.0
+        self.token_requests: list[tuple[str, bool]] = []
+        """For whom, and whether a fresh one was asked for."""
+        self.tokens_under_way = 0
+        self._handed_out: dict[str, AccessToken] = {}
         self.servers = {str(n): Server() for n in range(mailboxes)}
         self.rows = {id_: self._row(id_, "1") for id_ in self.servers}
         self.arrivals: dict[str, list[int]] = {id_: [] for id_ in self.servers}
@@ -380,18 +433,25 @@ class World:
             decrypt=str,
             connects=SimulatedConnects(),
             scans=self.line,
+            tokens=Tokens(self, CONFIG, self.turns.clock),
             hosts=Hosts(CONFIG, self.turns.clock, LocalNames()),
             unexpected_errors=UnexpectedErrors(),
             clock=self.turns.clock,
             make_event=lambda: SimulatedEvent(self.turns),
         )
         self.supervisor = Supervisor(
-            list, self._make_worker, self.line, self._services.forget_all_but, CONFIG, 1000
+            list,
+            self._make_worker,
+            self.line,
+            self._services.forget_all_but,
+            alone(self._services.proof),
+            CONFIG,
+            1000,
         )
 
-    @staticmethod
-    def _row(id_: str, password: str) -> Mailbox:
-        return Mailbox(id_, "u", f"{id_}@example.org", "host", 993, id_, password)
+    def _row(self, id_: str, password: str) -> Mailbox:
+        oauth2 = int(id_) < self.with_tokens
+        return Mailbox(id_, "u", f"{id_}@example.org", "host", 993, id_, password, oauth2=oauth2)
 
     def _make_worker(
         self, mailbox: Mailbox, ended: Callable[[IdleWorker], None], scanner: Scanner | None
@@ -435,6 +495,29 @@ class World:
     def abort_overdue(self) -> None: ...
     def abort_all(self) -> None: ...
 
+    def request(self, mailbox: Mailbox, fresh: bool, hide: Callable[[str], str]) -> AccessToken:
+        """A token for the mailbox: the last one while a minute is left of it, unless ``fresh``."""
+        self.token_requests.append((mailbox.id, fresh))
+        self.tokens_under_way += 1
+        assert self.tokens_under_way <= CONFIG.scan_concurrency
+        self.turns.wait(self.turns.now + 0.05)
+        self.tokens_under_way -= 1
+        if error := TOKEN_MOODS[self.token_mood]:
+            raise error()
+        last = self._handed_out.get(mailbox.id)
+        if last is None or fresh or last.ends_at - self.turns.now < 60:
+            last = self._new_token(mailbox.id)
+        return last
+
+    def _new_token(self, id_: str) -> AccessToken:
+        life_seconds = self.token_life_seconds
+        token = AccessToken(
+            f"token-{next(self.order)}", self.turns.now + life_seconds, life_seconds
+        )
+        self._handed_out[id_] = token
+        self.servers[id_].tokens.add(token.value)
+        return token
+
     # what happens
 
     def arrive(self, id_: str) -> None:
@@ -464,9 +547,11 @@ class World:
     def mend(self) -> None:
         """Let everything be well from now on."""
         self.backend_mood, self.scan_seconds = "well", 0.0
+        self.token_mood = "well"
         for id_, server in self.servers.items():
             server.up = True
             server.stalled = server.refusing = False
+            server.connects_users = True
             self.add_row(id_)
         self.refresh()
 

@@ -18,7 +18,8 @@ import pytest
 from imapclient.tls import IMAP4_TLS
 
 import rebreak_idle
-from rebreak_idle.imap.transport import PRIVATE_NAMES, Client, Transport
+from rebreak_idle.imap.client import Client
+from rebreak_idle.imap.transport import PRIVATE_NAMES, Transport
 
 PACKAGE = Path(rebreak_idle.__file__).parent
 MODULES = {
@@ -26,6 +27,12 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 MAX_FILE_LINES = 300
+REPOSITORY = PACKAGE.parent
+SCRIPTS = {
+    str(path.relative_to(REPOSITORY)): path
+    for path in sorted((REPOSITORY / "scripts").rglob("*.py"))
+    if "node_modules" not in path.parts
+}
 
 # Who may know a package from outside: the folder or module before the first dot.
 MAY_KNOW: dict[str, set[str]] = {
@@ -44,11 +51,13 @@ MAY_BE_KNOWN_BY: dict[str, set[str]] = {
     "supervisor": {"__main__"},
     "check": {"__main__"},
     "report": {"supervisor"},
-    "worker": {"__main__", "supervisor", "report"},
-    "services": {"__main__", "worker", "pooled"},
-    "pooled": {"worker"},
+    "stopping": {"supervisor"},
+    "worker": {"__main__", "supervisor", "report", "stopping"},
+    "services": {"__main__", "outside", "worker", "logins", "pooled"},
+    "logins": {"worker"},
+    "pooled": {"worker", "logins"},
     "inbox": {"worker"},
-    "recovery": {"worker"},
+    "recovery": {"worker", "logins"},
 }
 
 
@@ -132,12 +141,30 @@ def test_a_file_can_be_read_in_one_go(module: str) -> None:
     assert len(MODULES[module].read_text("utf-8").splitlines()) <= MAX_FILE_LINES
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_can_be_read_in_one_go(script: str) -> None:
+    """What the scripts do lies in modules of at most 300 lines, too."""
+    assert len(SCRIPTS[script].read_text("utf-8").splitlines()) <= MAX_FILE_LINES
+
+
+def test_a_script_is_started_and_never_imported() -> None:
+    """What scripts and tests share lies in scripts/tools and tests/support; no path leads there."""
+    tests = sorted((REPOSITORY / "tests").rglob("*.py"))
+    for path in (*SCRIPTS.values(), *tests, *MODULES.values()):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            changes_path = isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path"
+            assert not changes_path, f"{path} uses sys.path"
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("scripts"):
+                shared = f"{node.module}.".startswith("scripts.tools.")
+                assert shared, f"{path} imports {node.module}"
+
+
 # What imap/transport.py relies on in IMAPClient and imaplib; setup.cfg pins IMAPClient to what was
 # tested.
 
 OVERRIDDEN = ["open", "read", "readline", "send", "shutdown", "starttls", "capability", "login"]
 DOCUMENTED = ["untagged_responses", "capabilities", "state", "error", "debug", "welcome", "literal"]
-CLIENT_METHODS = ["idle", "idle_check", "idle_done", "has_capability", "plain_login"]
+CLIENT_METHODS = ["idle", "idle_check", "idle_done", "has_capability", "plain_login", "sasl_login"]
 
 
 class MemoryIMAP4(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
@@ -220,20 +247,22 @@ def test_private_names_are_still_there(name: str) -> None:
 
 
 def test_private_names_are_all_listed() -> None:
-    """The transport uses no private name of imaplib or IMAPClient that is not in its list."""
+    """Transport and client use no private name of imaplib or IMAPClient that is not in the list,
+    and nobody else uses one that is.
+    """
     listed = {name.partition(".")[2] for name in PRIVATE_NAMES}
     theirs = {name for name in (*dir(MemoryIMAP4()), *dir(MemoryClient())) if name[0] == "_"}
-    tree = ast.parse(MODULES["imap.transport"].read_text("utf-8"))
-    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    used |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    private = {name for name in used & theirs if not name.endswith("__")}
-    ours = {name for name in vars(Transport) if name.startswith("_")} - theirs
-    assert private - ours - {"_idle_tag"} <= listed
-    for module in MODULES:
-        if module.startswith("imap.") and module != "imap.transport":
-            tree = ast.parse(MODULES[module].read_text("utf-8"))
-            names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-            assert not names & listed, module
+    for module, path in MODULES.items():
+        if not module.startswith("imap."):
+            continue
+        nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+        used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        if module in ("imap.transport", "imap.client"):
+            used |= {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+            used = {name for name in used & theirs if not name.endswith("__")}
+            assert used <= listed, module
+        else:
+            assert not used & listed, module
 
 
 def test_imap4_tls_is_imaplib_s() -> None:
@@ -287,6 +316,22 @@ def test_the_tag_of_a_command_under_way_is_known() -> None:
     client.idle()
     tag = client._imap.sent[-1].split()[0]
     assert tag in client._imap.tagged_commands, why("imaplib.IMAP4", "tagged_commands")
+
+
+def test_sasl_login_asks_for_each_answer() -> None:
+    """Each challenge is handed over decoded, and an empty answer is an empty line."""
+    client = MemoryClient()
+    imap = client._imap
+    imap.lines.clear()
+    tag = f"{imap.tagpre.decode()}{imap.tagnum}".encode()
+    imap.lines.extend([b"+ \r\n", b"+ e30=\r\n", tag + b" NO refused\r\n"])
+    asked: list[bytes] = []
+    imap.send = imap.sent.append
+    answers = iter(["token", ""])
+    with pytest.raises(imapclient.exceptions.LoginError):
+        client.sasl_login("XOAUTH2", lambda challenge: asked.append(challenge) or next(answers))
+    assert asked == [b"", b"{}"]
+    assert b"".join(imap.sent[-4:]) == b"dG9rZW4=\r\n\r\n"
 
 
 def test_log_is_where_imaplib_keeps_passwords() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ SECONDS = [
     ("RECONNECT_MAX_SECONDS", "reconnect_max_seconds", 300.0),
     ("AUTH_RETRY_SECONDS", "auth_retry_seconds", 900.0),
     ("SCAN_TIMEOUT_SECONDS", "scan_timeout_seconds", 120.0),
+    ("INSTANCE_SILENCE_SECONDS", "instance_silence_seconds", 30.0),
 ]
 COUNTS = [
     ("HOST_CONNECTS_AT_ONCE", "host_connects_at_once", 8),
@@ -54,6 +56,7 @@ OTHERS = [
     ("MAIL_CONNECTIONS_QUERY", "query", DEFAULT_QUERY),
     ("ENCRYPTION_LAYOUT", "encryption_layout", "iv:tag:ciphertext"),
     ("ADMIN_SECRET_HEADER", "admin_secret_header", "x-admin-secret"),
+    ("ACCESS_TOKEN_PATH", "access_token_path", "/api/mail/access-token"),
     ("IMAP_ALLOW_PRIVATE_HOSTS", "imap_allow_private_hosts", False),
     ("LOG_LEVEL", "log_level", "info"),
 ]
@@ -63,6 +66,7 @@ GOOD = [
     ("MAIL_CONNECTIONS_QUERY", "SELECT 1", "query", "SELECT 1"),
     *(("ENCRYPTION_LAYOUT", layout, "encryption_layout", layout) for layout in LAYOUTS),
     ("ADMIN_SECRET_HEADER", "X-Internal_Key", "admin_secret_header", "X-Internal_Key"),
+    ("ACCESS_TOKEN_PATH", "/v2/token%20s", "access_token_path", "/v2/token%20s"),
     ("IMAP_ALLOW_PRIVATE_HOSTS", "true", "imap_allow_private_hosts", True),
     ("IMAP_ALLOW_PRIVATE_HOSTS", "false", "imap_allow_private_hosts", False),
     *(("LOG_LEVEL", level, "log_level", level) for level in ("debug", "info", "warning", "error")),
@@ -76,6 +80,9 @@ GOOD = [
     ("METRICS_LISTEN", "127.0.0.1:9464", "metrics_listen", ("127.0.0.1", 9464)),
     ("METRICS_LISTEN", "localhost:80", "metrics_listen", ("localhost", 80)),
     ("METRICS_LISTEN", "[::1]:9464", "metrics_listen", ("::1", 9464)),
+    ("INSTANCE_NAME", " mail-1 ", "instance_name", "mail-1"),
+    ("INSTANCE_NAME", "Köln, Haus 2", "instance_name", "Köln, Haus 2"),
+    ("INSTANCE_NAME", "x" * 100, "instance_name", "x" * 100),
 ]
 # Each variable with values that are no value of it.
 MALFORMED = [
@@ -114,8 +121,18 @@ MALFORMED = [
     ("ADMIN_SECRET_HEADER", "x admin secret"),
     ("ADMIN_SECRET_HEADER", "x-admin-secret:"),
     ("ADMIN_SECRET_HEADER", "x-admin\r\nsecret"),
+    ("ACCESS_TOKEN_PATH", "api/mail/access-token"),
+    ("ACCESS_TOKEN_PATH", "http://backend.example/token"),
+    ("ACCESS_TOKEN_PATH", "/token?key=1"),
+    ("ACCESS_TOKEN_PATH", "/token#1"),
+    ("ACCESS_TOKEN_PATH", "/to ken"),
+    ("ACCESS_TOKEN_PATH", "/tökens"),
     ("IMAP_ALLOW_PRIVATE_HOSTS", "yes"),
     ("IMAP_ALLOW_PRIVATE_HOSTS", "1"),
+    ("INSTANCE_NAME", "mail\n1"),
+    ("INSTANCE_NAME", "mail\x001"),
+    ("INSTANCE_NAME", "mail\udcff"),
+    ("INSTANCE_NAME", "x" * 101),
     ("LOG_LEVEL", "verbose"),
     ("LOG_LEVEL", "critical"),
     ("CHANGE_CHECK_SECONDS", "-1"),
@@ -198,6 +215,22 @@ def test_times_take_any_positive_decimal(
 ) -> None:
     """Every time, and the rate, takes any positive decimal number."""
     assert getattr(load(with_required(**{variable: text})), attribute) == value
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({}, socket.gethostname()),
+        ({"NODE_APP_INSTANCE": "1"}, f"{socket.gethostname()}-1"),
+        ({"NODE_APP_INSTANCE": " "}, socket.gethostname()),
+        ({"NODE_APP_INSTANCE": "1", "INSTANCE_NAME": "mail"}, "mail"),
+    ],
+)
+def test_an_instance_is_called_by_its_host(variables: dict[str, str], name: str) -> None:
+    """With PM2's number of the process, so that several processes of one machine differ; a name
+    that is given is taken as it is.
+    """
+    assert load(with_required(**variables)).instance_name == name
 
 
 @pytest.mark.parametrize(
@@ -563,6 +596,43 @@ def test_a_dotenv_that_is_no_file(tmp_path: Path) -> None:
     (tmp_path / ".env").mkdir()
     with pytest.raises(ConfigError, match=r"^\.env cannot be read"):
         environment(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ADMIN_SECRET", "${ADMIN_SECRET}"),
+        ("ENCRYPTION_KEY", "prefix-0123456789-0123456789-${KEY:-hunter2}"),
+        ("DATABASE_URL", "postgresql://u:${DB_PASSWORD}@h/d"),
+        ("BACKEND_URL", "http://${BACKEND_HOST}:3016"),
+        ("NODE_ENV", "${NODE_ENV}"),
+        ("SSL_CERT_FILE", "${HOME}/ca.pem"),
+        ("LOG_LEVEL", "${LOG_LEVEL:-info}"),
+    ],
+)
+def test_a_placeholder_that_nobody_filled_in(name: str, value: str) -> None:
+    """Other readers of the same file fill it in: it is told, and not taken by the letter."""
+    problem = the_problem(with_required(**{name: value}), name)
+    assert problem == f"{name} holds a ${{…}} that nobody fills in here: give the value itself"
+
+
+@pytest.mark.parametrize("value", ["pa$HOME", "pa$$x", "pa${", "pa${}x", "$(date)", "{x}"])
+def test_a_dollar_is_no_placeholder(value: str) -> None:
+    """Secrets have them."""
+    assert load(with_required(ADMIN_SECRET=value)).admin_secret == value
+
+
+def test_a_placeholder_in_somebody_else_s_variable(tmp_path: Path) -> None:
+    """It is none of our business."""
+    (tmp_path / ".env").write_text("REBREAK_TEST_A=${HOME}/x\n")
+    with real_environment(**REQUIRED):
+        read_settings(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_empty_names_of_certificates_can_be_removed(name: str) -> None:
+    """The problem says so: they have a default."""
+    assert ", or remove it" in the_problem(with_required(**{name: ""}), name)
 
 
 # The program

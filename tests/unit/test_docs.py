@@ -16,6 +16,7 @@ EXAMPLE = text_of(".env.example")
 # What is not set by default, with what there is to set.
 NO_DEFAULTS = {
     "NODE_ENV": "production",
+    "INSTANCE_NAME": "mail-1",
     "CONNECTION_STATE_PATH": "/api/mail/connection-state",
     "METRICS_LISTEN": "127.0.0.1:9464",
 }

@@ -32,9 +32,13 @@ RUN_BY = {
     "infisical run --env=staging -- python -m rebreak_idle check": f"{RUN}::test_with_infisical",
     "infisical run --env=staging -- python -m rebreak_idle": f"{RUN}::test_with_infisical",
     'psql "$DATABASE_URL" -f scripts/schema.sql': f"{RUN}::test_the_table_for_development",
+    'psql "$DATABASE_URL" -f scripts/idle_instances.sql': f"{RUN}::"
+    "test_the_table_of_several_daemons",
     "scripts/demo": f"{PROGRAM}/test_demo.py::test_ctrl_c_ends_a_running_demo_in_order",
     "scripts/demo --once": f"{PROGRAM}/test_demo.py::"
     "test_one_round_shows_everything_and_leaves_nothing",
+    "scripts/demo --instances 3": f"{PROGRAM}/test_demo.py::"
+    "test_of_three_daemons_one_is_killed_and_the_others_take_over",
     "scripts/soak": f"{PROGRAM}/test_soak.py::test_a_short_run_misses_nothing",
     "scripts/bench": f"{PROGRAM}/test_bench.py::"
     "test_a_small_run_counts_every_session_and_every_scan",
@@ -55,7 +59,9 @@ FORMS = (
     rf"pm2 (?:stop|restart) {APP}(?: --update-env)?",
     rf"pm2 logs {APP} --nostream(?: --lines \d+)?",
     rf"pm2 sendSignal SIGHUP {APP}",
-    r"pm2 (?:ls|startup|save|start|stop)",
+    rf"pm2 scale {APP} \d+",
+    r"pm2 restart \d+",
+    r"pm2 (?:ls|logs|startup|save|start|stop)",
     r"pm2 install pm2-logrotate",
     r"sudo systemctl daemon-reload",
     r"sudo systemctl enable --now rebreak-idle",

@@ -32,8 +32,11 @@ PROVIDERS, PASSWORDS, GUARANTEES, BENCHMARKS, OPERATIONS = (
 
 
 def constant(name: str) -> Any:
-    """The value of a constant that a document names by its module."""
+    """The value of a constant that a document names by its module, or of one of its fields."""
     module, _, attribute = name.rpartition(".")
+    owner = module.rpartition(".")[2]
+    if owner.isupper():
+        return getattr(constant(module), attribute)
     return getattr(import_module(f"rebreak_idle.{module}"), attribute)
 
 

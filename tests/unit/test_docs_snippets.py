@@ -13,13 +13,15 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from rebreak_idle.cipher import PasswordCipher, make_key
 from rebreak_idle.config import environment
 from rebreak_idle.database_url import parse_database_url
+from rebreak_idle.fleet.instance import Instance
+from rebreak_idle.fleet.table import FleetTable, TableUnusable
 from rebreak_idle.store import DEFAULT_QUERY, ConnectionStore
 from tests.conftest import require
-from tests.support.documents import code_in, fences_of, table_of
+from tests.support.documents import REPOSITORY, code_in, fences_of, table_of
 from tests.support.rig import ENCRYPTION_KEY
 from tests.support.servers import Database, Postgres, find_program
 
-DATABASE, PASSWORDS = "docs/database.md", "docs/passwords.md"
+DATABASE, FLEET, PASSWORDS = "docs/database.md", "docs/fleet.md", "docs/passwords.md"
 PASSWORD = "pässwörd – 密码 🔑"
 SNIPPETS = {fence.heading: fence.text for fence in fences_of(PASSWORDS, "js")}
 # What ENCRYPTION_KEY is for the snippet of each encoding.
@@ -122,17 +124,57 @@ def role(postgres: Postgres, database: Database) -> Iterator[str]:
     postgres.execute("DROP ROLE rebreak_idle")
 
 
+def url_of(role: str, database: Database) -> str:
+    """The database, as that role of the page sees it."""
+    parameters: dict[str, Any] = conninfo_to_dict(database.url)
+    return make_conninfo(**(parameters | {"user": role, "password": "change-me"}))
+
+
 def test_the_user_s_rights_and_the_policy(database: Database, role: str) -> None:
     """SELECT is all it takes; under row-level security it sees nothing without the policy."""
     sql = {f.heading: f.text for f in fences_of(DATABASE, "sql")}
     database.add("a@example.org")
     database.execute(sql["The user"])
-    parameters: dict[str, Any] = conninfo_to_dict(database.url)
-    parameters |= {"user": role, "password": "change-me"}
-    url = make_conninfo(**parameters)
-    store = ConnectionStore(parse_database_url(url), DEFAULT_QUERY)
+    store = ConnectionStore(parse_database_url(url_of(role, database)), DEFAULT_QUERY)
     assert len(store.read()) == 1
     database.execute("ALTER TABLE mail_connections ENABLE ROW LEVEL SECURITY")
     assert store.read() == []
     database.execute(sql["Row-level security"])
     assert len(store.read()) == 1
+
+
+def fleet_of(role: str, database: Database) -> FleetTable:
+    """The table of several daemons, made by its script and used by the role of the page."""
+    database.execute(next(f.text for f in fences_of(DATABASE, "sql") if f.heading == "The user"))
+    database.execute((REPOSITORY / "scripts/idle_instances.sql").read_text("utf-8"))
+    return FleetTable(parse_database_url(url_of(role, database)), "fleet")
+
+
+def instance(name: str, beat: int) -> Instance:
+    """A row of the table."""
+    incarnation = "00000000-0000-0000-0000-000000000001"
+    return Instance(name, incarnation, beat, False, f'["{name}"]', False, "", 1, 1)
+
+
+def test_a_daemon_s_rights_on_the_table_of_several(database: Database, role: str) -> None:
+    """With what the page adds to the script the daemon's user writes, reads and deletes rows."""
+    table = fleet_of(role, database)
+    (sql,) = fences_of(FLEET, "sql")
+    database.execute(sql.text)
+    assert table.beat(instance("a", 1)) == []
+    assert table.beat(instance("a", 2)) == [instance("a", 1)]
+    assert table.beat(instance("b", 1), condemned=[instance("a", 2)]) == []
+    table.leave(instance("b", 1))
+    assert table.show() == []
+
+
+@pytest.mark.parametrize("rights", ["SELECT", "ALL"])
+def test_a_stranger_s_row_is_refused(database: Database, role: str, rights: str) -> None:
+    """Who has no policy writes no row and sees none, even with all rights on the table."""
+    stranger = fleet_of(role, database)
+    FleetTable(parse_database_url(database.url), "fleet").beat(instance("a", 1))
+    database.execute(f"GRANT {rights} ON idle_instances TO {role}")
+    with pytest.raises(TableUnusable, match=r"row-level security|permission denied"):
+        stranger.beat(instance("stranger", 1))
+    if rights == "ALL":
+        assert stranger.show() == []

@@ -84,17 +84,22 @@ def test_a_name_in_capitals_is_one_of_the_program(page: str) -> None:
 # --- the log --------------------------------------------------------------------------------------
 
 
-def log_formats(*names: str) -> set[str]:
-    """Every format string with words of its own that is logged from level info on: by `check.py`
-    where that is named, else by everything else, the daemon.
+def log_formats(by_check: bool) -> set[str]:
+    """Every format string with words of its own that is logged from level info on: by the
+    preflight, or by everything else, the daemon.
     """
     return {
         text
         for path in SOURCES
-        if (path.name in names) == bool(names) and (names or path.name != "check.py")
-        for text in _logged(ast.parse(path.read_text(encoding="utf-8")))
+        for part in ast.parse(path.read_text(encoding="utf-8")).body
+        if _is_of_check(path, part) == by_check
+        for text in _logged(part)
         if re.search("[a-z]{3}", text)
     }
+
+
+def _is_of_check(path: Path, part: ast.stmt) -> bool:
+    return path.name == "check.py" or getattr(part, "name", "") == "show_table"
 
 
 def _logged(tree: ast.AST) -> Iterator[str]:
@@ -123,8 +128,8 @@ def lines_of(page: str, *head: str) -> list[str]:
     return [code_in(cell)[0] for cell in table_of(page, *head).column(0)]
 
 
-DAEMON = log_formats() | {log.LEFT_OUT.partition("] ")[2]}
-CHECK = log_formats("check.py")
+DAEMON = log_formats(by_check=False) | {log.LEFT_OUT.partition("] ")[2]}
+CHECK = log_formats(by_check=True)
 
 
 @pytest.mark.parametrize("line", lines_of(LOG, "line", "who acts"))

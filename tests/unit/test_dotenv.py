@@ -126,7 +126,7 @@ def test_the_remedy_helps(tmp_path: Path, text: str, theirs: str, remedy: str) -
     if remedy not in quotes:
         return
     path = write(tmp_path, text)
-    ours = read_dotenv(path / ".env")[0]["X"]
+    ours = read_dotenv(path / ".env", ())[0]["X"]
     for value in (ours, theirs):
         write(tmp_path, f"X={quotes[remedy]}{value}{quotes[remedy]}\n")
         assert environment(tmp_path)["X"] == value
@@ -150,7 +150,6 @@ def test_each_line_has_its_problem_and_shows_nothing(tmp_path: Path) -> None:
         "X='no end",
         'X="no end',
         "X='hunter2'hunter3",
-        "hunter2 hunter3 hunter4",
         "'X Y'=hunter2",
         "\u00fc=hunter2",
         "hun+ter2=hunter3",
@@ -161,6 +160,34 @@ def test_a_line_that_one_of_them_cannot_read(tmp_path: Path, text: str) -> None:
     told = problems(write(tmp_path, f"A=1\n\n{text}\nB=2\n"))
     assert told[0].startswith(".env cannot be understood in line 3: write NAME=value")
     assert "hun" not in "".join(told)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "// a remark",
+        "; a remark",
+        "-- a remark",
+        "hunter2 hunter3 hunter4",
+        "<<<<<<< HEAD",
+        "[main]",
+    ],
+)
+def test_a_line_that_both_ignore(tmp_path: Path, text: str) -> None:
+    """It means nothing to either, so that nobody can take it in another sense."""
+    assert environment(write(tmp_path, f"X=1\n{text}\nY=2\n"))["Y"] == "2"
+
+
+@pytest.mark.parametrize("text", [*(text for text, _, _ in OTHERWISE), "X: value", "X='no end"])
+@pytest.mark.parametrize("real", ["real", ""])
+def test_what_the_process_environment_sets_anyway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, real: str
+) -> None:
+    """How a line for it is read does not matter; other lines are told as ever."""
+    monkeypatch.setenv("X", real)
+    assert environment(write(tmp_path, f"{text}\nY=other\n"))["X"] == real
+    (problem,) = problems(write(tmp_path, f"{text}\nY=a#b\n"))
+    assert problem.startswith("Y in line 2")
 
 
 def test_a_dangling_link_is_told(tmp_path: Path) -> None:

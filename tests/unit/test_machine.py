@@ -11,9 +11,11 @@ from hypothesis.stateful import (
 )
 
 from rebreak_idle.imap.responses import Kind, Line
-from tests.support.simulation import World
+from rebreak_idle.status import State
+from tests.support.simulation import TOKEN_MOODS, World
 
 MAILBOXES = 3
+WITH_TOKENS = 2
 mailboxes = st.integers(0, MAILBOXES - 1).map(str)
 mostly = st.sampled_from([True, True, True, False])
 # After whatever happened: longer than any wait of the daemon, a park of six hours included.
@@ -26,7 +28,7 @@ class Promise(RuleBasedStateMachine):
 
     @initialize(places=st.integers(1, 2))
     def begin(self, places: int) -> None:
-        self.world = World(MAILBOXES, places)
+        self.world = World(MAILBOXES, places, WITH_TOKENS)
         self.world.refresh()
 
     @rule(id_=mailboxes)
@@ -108,6 +110,24 @@ class Promise(RuleBasedStateMachine):
     def backend_changes(self, mood: str, seconds: float) -> None:
         self.world.backend_mood, self.world.scan_seconds = mood, seconds
 
+    @rule(mood=st.sampled_from(list(TOKEN_MOODS)), life=st.sampled_from([30.0, 400.0, 3600.0]))
+    def backend_hands_out_other_tokens(self, mood: str, life: float) -> None:
+        self.world.token_mood, self.world.token_life_seconds = mood, life
+
+    @rule(id_=mailboxes, dies=st.booleans())
+    def tokens_are_revoked(self, id_: str, dies: bool) -> None:
+        self.world.servers[id_].tokens.clear()
+        if dies:
+            self.connection_dies(id_, kept=False)
+
+    @rule(id_=mailboxes, ends=st.booleans())
+    def server_ends_sessions_with_their_tokens(self, id_: str, ends: bool) -> None:
+        self.world.servers[id_].ends_sessions = ends
+
+    @rule(id_=mailboxes, connects=mostly)
+    def inbox_cannot_be_opened(self, id_: str, connects: bool) -> None:
+        self.world.servers[id_].connects_users = connects
+
     @rule(id_=mailboxes)
     def row_changes(self, id_: str) -> None:
         if id_ in self.world.rows:
@@ -132,13 +152,19 @@ class Promise(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.world.pass_time(seconds)
 
-    @precondition(lambda self: self.world.backend_mood == "well" and not self.world.scan_seconds)
+    @precondition(
+        lambda self: (
+            self.world.backend_mood == self.world.token_mood == "well"
+            and not self.world.scan_seconds
+        )
+    )
     @rule(id_=mailboxes)
     def announced_mail_is_scanned_at_once(self, id_: str) -> None:
         """Where all is well, a mail is scanned as soon as the server tells of it."""
         server = self.world.servers[id_]
         server.up = server.offers_idle = server.announcing = server.tells_uidnext = True
         server.stalled = server.refusing = False
+        server.connects_users = True
         self.world.change_row(id_)
         self.world.refresh()
         self.world.pass_time(LONG_SECONDS)
@@ -215,4 +241,69 @@ def test_a_polled_mailbox_among_busy_ones_gets_its_scan() -> None:
     assert len(begun) >= 4
     world.mend()
     world.pass_time(LONG_SECONDS)
+    world.end()
+
+
+def test_nothing_is_missed_over_the_ends_of_tokens() -> None:
+    """Ten hours with a mail a minute, at servers that end sessions each hour: no back-off, a token
+    for each hour, and no mail that is not scanned within seconds.
+    """
+    world = World(3, 2, with_tokens=3)
+    world.refresh()
+    world.pass_time(60)
+    for _ in range(600):
+        for id_ in world.servers:
+            world.arrive(id_)
+        world.pass_time(60)
+        assert not any(world.missed(id_) for id_ in world.servers)
+    asked = [id_ for id_, fresh in world.token_requests if not fresh]
+    assert len(asked) == len(world.token_requests)
+    assert all(10 <= asked.count(id_) <= 12 for id_ in world.servers)
+    assert max(worker._recovery._attempt for worker in world.workers) == 1
+    world.end()
+
+
+def test_a_backend_that_hands_out_no_tokens_is_not_stormed() -> None:
+    """Fifty mailboxes whose tokens end while the backend is away: one request at a time probes, the
+    sessions that run go on, and all return when it is back.
+    """
+    world = World(50, 2, with_tokens=50)
+    world.refresh()
+    world.pass_time(60)
+    assert len(world.token_requests) == 50
+    for mood in ("unreachable", "secret"):
+        world.token_mood = mood
+        world.pass_time(7200)  # all tokens have ended
+        before = len(world.token_requests)
+        world.pass_time(600)
+        assert len(world.token_requests) - before <= 600 / 8 + 1
+        world.token_mood = "well"
+        for id_ in world.servers:
+            world.arrive(id_)
+        world.pass_time(420)
+        assert not any(world.missed(id_) for id_ in world.servers)
+    world.end()
+
+
+def test_a_refused_token_is_asked_for_anew_once() -> None:
+    """Revoked: a fresh one is tried at once, and works. For good: parked, and seldom tried."""
+    world = World(1, 1, with_tokens=1)
+    world.refresh()
+    world.pass_time(60)
+    server = world.servers["0"]
+    server.tokens.clear()
+    server.sessions[0].dead = True
+    world.pass_time(10)
+    assert world.token_requests == [("0", False), ("0", True)]
+    assert server.sessions
+    server.refusing = True
+    server.sessions[0].dead = True
+    world.pass_time(30)
+    assert world.token_requests[2:] == [("0", True)]
+    assert world.workers[0].state is State.PARKED
+    world.pass_time(6 * 3600)
+    assert len(world.token_requests) <= 3 + 2 * 5
+    server.refusing = False
+    world.pass_time(8 * 3600)
+    assert server.sessions
     world.end()

@@ -65,6 +65,7 @@ def test_from_nothing_and_to_nothing() -> None:
         {"username": "anne"},
         {"stored_password": "sealed anew"},
         {"starttls": True},
+        {"oauth2": True},
         {"problem": "imap_host is NULL or empty"},
     ],
     ids=lambda change: next(iter(change)),

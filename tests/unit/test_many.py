@@ -24,6 +24,9 @@ class Worker:
         self.mailbox = Mailbox(str(number), "u", name, "h", 993, name, "p")
         self.state = state
 
+    def is_stopping(self) -> bool:
+        return self.state is State.STOPPED
+
     def status(self) -> Status:
         since = time.monotonic() - UNWATCHED_SECONDS - 1
         return Status(self.state, 0.0, False, None, 0.0, "", None, since)

@@ -366,6 +366,9 @@ class Worker:
         self.mailbox = mailbox(id_)
         self.state = state
 
+    def is_stopping(self) -> bool:
+        return self.state is State.STOPPED
+
     def status(self) -> Status:
         return Status(self.state, 0.0, False, None, 0.0, "", REFUSED, 5000.0)
 

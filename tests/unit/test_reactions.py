@@ -153,6 +153,9 @@ class Parked:
         self.mailbox = Mailbox(id_, "u", f"{id_}@example.org", "h", 993, id_, "p")
         self.state = State.PARKED
 
+    def is_stopping(self) -> bool:
+        return self.state is State.STOPPED
+
     def status(self) -> Status:
         raise AssertionError("nobody asks")
 
@@ -219,3 +222,8 @@ def test_the_roster_has_the_newest_worker_of_each_row() -> None:
     roster.keep_only([ben.mailbox])
     assert roster.workers() == [ben]
     assert roster.states() == {State.PARKED: 1}
+    roster.ended(ben)  # it died
+    assert roster.workers() == [ben]
+    ben.state = State.STOPPED
+    roster.ended(ben)  # it was asked to: another process watches the row now
+    assert roster.workers() == []

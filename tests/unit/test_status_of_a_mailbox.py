@@ -59,12 +59,12 @@ def test_what_ended_a_session_says_who_acts(error: RebreakError, who: Who, refus
     recovery = Recovery(quick_config(), Logger("anna"), partial(float, 0), set())
     recovery.next_try(Ending.of(error), 0.0)
     assert recovery.ended_by == ("no", who, refused)
-    recovery.logged_in()
+    recovery.opened_inbox()
     assert recovery.ended_by is None
 
 
 def test_a_wait_for_the_host_says_why_too() -> None:
     """Its own line says it once for all mailboxes; each of them knows it all the same."""
     recovery = Recovery(quick_config(), Logger("anna"), partial(float, 0), set())
-    recovery.wait_for_host(Ending.of(HostUnreachable("no")))
+    recovery.next_try(Ending.of(HostUnreachable("no")), 0.0, is_held_back=True)
     assert recovery.ended_by == ("no", Who.NOBODY, False)

@@ -24,7 +24,7 @@ from rebreak_idle.errors import DatabaseError
 from rebreak_idle.mailbox import Mailbox
 from rebreak_idle.store import DEFAULT_QUERY, ConnectionStore
 from tests.support.rig import ENCRYPTION_KEY, stored
-from tests.support.servers import Database, PgBouncer, Postgres, free_port
+from tests.support.servers import SCHEMA, Database, PgBouncer, Postgres, free_port
 from tests.support.waiting import wait_for
 
 PRISMA_TABLE = """
@@ -46,7 +46,7 @@ PRISMA_QUERY = 'SELECT * FROM "MailConnection" WHERE "isActive"'
 LOOSE_TABLE = """
 CREATE TABLE loose (
     id text, user_id text, email text, imap_host text, imap_port text, password_encrypted text,
-    imap_username text, imap_security text
+    imap_username text, imap_security text, imap_auth text
 )
 """
 LOOSE_QUERY = "SELECT * FROM loose ORDER BY email"
@@ -101,10 +101,24 @@ def test_a_plain_url(scheme: str) -> None:
         "max_idle_connection_lifetime=300",
         "supa=base-pooler.x",
         "schema=mail",
+        "ssl=true",
+        "ssl=0",
+        "max=10&min=2&idleTimeoutMillis=30000&connectionTimeoutMillis=2000",
+        "maxUses=7500&maxLifetimeSeconds=60&allowExitOnIdle=true",
+        "keepAlive=true&keepAliveInitialDelayMillis=10000&query_timeout=5000",
+        "statement_timeout=5000&lock_timeout=1000&idle_in_transaction_session_timeout=1",
+        "max_lifetime=1800&idle_timeout=20&prepare=false&fetch_types=false&max_pipeline=1",
+        "pool_max_conns=10&pool_min_conns=1&pool_max_conn_lifetime=1h30m",
+        "pool_max_conn_idle_time=30m&pool_health_check_period=1m&pool_max_conn_lifetime_jitter=0",
+        "default_query_exec_mode=simple_protocol&statement_cache_capacity=0",
+        "pool=5&prepared_statements=false&encoding=unicode",
+        "pool_size=5&max_overflow=10&pool_pre_ping=true&prepared_statement_cache_size=0",
+        "conn_max_age=600",
+        "workaround=supabase-pooler.vercel",
     ],
 )
-def test_prisma_parameters_are_dropped(parameter: str) -> None:
-    """What only Prisma understands is dropped, and everything else stays."""
+def test_foreign_parameters_are_dropped(parameter: str) -> None:
+    """What only other programs understand is dropped, and everything else stays."""
     read = parsed(f"postgresql://u:p@h/d?sslmode=require&{parameter}&connect_timeout=3")
     assert read == {
         "user": "u",
@@ -236,11 +250,31 @@ def test_parameters_that_do_not_go_together() -> None:
         )
 
 
-@pytest.mark.parametrize("value", ["false", "1", "no-verify", ""])
-def test_the_ssl_of_node_postgres(value: str) -> None:
-    """libpq knows ``ssl=true`` alone; for the rest there is sslmode."""
+@pytest.mark.parametrize(
+    ("value", "mode"),
+    [
+        *(("true", "require"), ("True", "require"), ("1", "require"), ("require", "require")),
+        *(("false", "disable"), ("0", "disable"), ("prefer", "prefer")),
+        ("verify-full", "verify-full"),
+    ],
+)
+def test_the_ssl_of_node_postgres(value: str, mode: str) -> None:
+    """It is taken as the sslmode that it means."""
+    assert parsed(f"postgresql://h/d?ssl={value}") == {"host": "h", "dbname": "d", "sslmode": mode}
+
+
+@pytest.mark.parametrize("value", ["maybe", "no-verify", "", "%7B%22ca%22%3A1%7D"])
+def test_an_ssl_that_nobody_knows(value: str) -> None:
+    """Libpq would take it for nothing: it is a problem."""
     with pytest.raises(ValueError, match="give sslmode instead"):
         parse_database_url(f"postgresql://h/d?ssl={value}")
+
+
+@pytest.mark.parametrize("name", ["sslmod", "maxx", "user_name", "Host", "search_path"])
+def test_what_may_be_a_slip_is_not_dropped(name: str) -> None:
+    """A parameter that no program is known to have may be meant for libpq."""
+    with pytest.raises(ValueError, match=f"the unknown parameter '{name}'"):
+        parse_database_url(f"postgresql://h/d?{name}=x")
 
 
 def test_the_environment_of_libpq_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -623,6 +657,56 @@ def test_plain_text_is_no_security(
     assert "tls or starttls" in mailbox.problem
     assert mailbox.problem.isprintable()
     assert len(mailbox.problem) < 200
+
+
+@pytest.mark.parametrize("auth", ["oauth2", " OAuth2 "])
+@pytest.mark.parametrize("password", [None, "", "sealed refresh token"])
+def test_oauth2_needs_no_password(
+    database: Database, loose: Callable[..., None], auth: str, password: str | None
+) -> None:
+    """The row is whole without one; one that is there is not kept, and yet its change is seen."""
+    loose(imap_auth=auth, password_encrypted=password)
+    (mailbox,) = read(database.url, LOOSE_QUERY)
+    assert (mailbox.oauth2, mailbox.problem) == (True, "")
+    assert "refresh" not in mailbox.stored_password
+    database.execute("UPDATE loose SET password_encrypted = 'another'")
+    assert read(database.url, LOOSE_QUERY) != [mailbox]
+
+
+@pytest.mark.parametrize("auth", [None, "", "password", "PASSWORD "])
+def test_a_password_is_the_default(
+    database: Database, loose: Callable[..., None], auth: str | None
+) -> None:
+    """Without the column's oauth2 the row needs its password."""
+    loose(id="1", imap_auth=auth)
+    loose(id="2", imap_auth=auth, password_encrypted=None)
+    well, broken = read(database.url, LOOSE_QUERY)
+    assert (well.oauth2, well.stored_password, well.problem) == (False, "p", "")
+    assert broken.problem == "password_encrypted is NULL or empty"
+
+
+@pytest.mark.parametrize("auth", ["oauth", "xoauth2", "x" * 5000, "oauth2\x1b"])
+def test_a_way_to_log_in_that_is_none(
+    database: Database, loose: Callable[..., None], auth: str
+) -> None:
+    """Anything but password and oauth2 is a problem, in one line."""
+    loose(imap_auth=auth)
+    (mailbox,) = read(database.url, LOOSE_QUERY)
+    assert "password or oauth2" in mailbox.problem
+    assert mailbox.problem.isprintable()
+    assert len(mailbox.problem) < 200
+
+
+def test_the_schema_brings_an_old_table_up_to_date(database: Database) -> None:
+    """The table of a time without OAuth2 gets the column, and lets a password be NULL."""
+    database.execute("ALTER TABLE mail_connections DROP COLUMN imap_auth")
+    database.execute("UPDATE mail_connections SET password_encrypted = ''")
+    database.execute("ALTER TABLE mail_connections ALTER password_encrypted SET NOT NULL")
+    for _ in range(2):
+        database.execute(SCHEMA.read_text())
+    database.add("a@example.org", imap_auth="oauth2", password_encrypted=None)
+    (mailbox,) = read(database.url, "SELECT * FROM mail_connections")
+    assert (mailbox.oauth2, mailbox.problem) == (True, "")
 
 
 @pytest.mark.parametrize(

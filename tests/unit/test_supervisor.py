@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from rebreak_idle import log as logs
+from rebreak_idle.access_token import AccessToken
 from rebreak_idle.errors import Interrupted, SessionLost
 from rebreak_idle.faults import UnexpectedErrors
 from rebreak_idle.hosts import Hosts
@@ -22,7 +23,9 @@ from rebreak_idle.scan.line import ScanLine
 from rebreak_idle.scan.scanner import Scanner
 from rebreak_idle.services import Services
 from rebreak_idle.supervisor import Supervisor
+from rebreak_idle.tokens import Tokens
 from rebreak_idle.worker import IdleWorker
+from tests.support.fleets import alone
 from tests.support.harness import quick_config
 from tests.support.names import LocalNames
 from tests.support.waiting import wait_for
@@ -84,7 +87,7 @@ class Deaf(Session):
 class DeafLogin(Session):
     """Hangs in the login, on a thread of the pool, until it is aborted."""
 
-    def open(self, password: str) -> None:
+    def open(self, secret: str | AccessToken) -> None:
         self._aborted.wait(60)
         raise SessionLost("aborted")
 
@@ -120,6 +123,13 @@ class Client:
     def abort_all(self) -> None: ...
 
 
+class NoTokens:
+    """A backend that nobody asks for tokens."""
+
+    def request(self, mailbox: Mailbox, fresh: bool, hide: Callable[[str], str]) -> AccessToken:
+        raise AssertionError("no row wants a token")
+
+
 class Lines(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
@@ -148,6 +158,7 @@ def supervised(
         decrypt=str,
         connects=connects,
         scans=line,
+        tokens=Tokens(NoTokens(), config, clock),
         hosts=Hosts(config, clock, LocalNames()),
         unexpected_errors=UnexpectedErrors(),
         clock=clock,
@@ -158,7 +169,15 @@ def supervised(
     ) -> IdleWorker:
         return IdleWorker(mailbox, services, ended, scanner)
 
-    supervisor = Supervisor(lambda: rows, make_worker, line, services.forget_all_but, config, 1000)
+    supervisor = Supervisor(
+        lambda: rows,
+        make_worker,
+        line,
+        services.forget_all_but,
+        alone(services.proof),
+        config,
+        1000,
+    )
     hanging: list[str] = []
     thread = threading.Thread(target=lambda: hanging.extend(supervisor.run()), name="supervisor")
     logs.log.setLevel(logging.INFO)
