@@ -5,12 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rebreak_idle.access_token import AccessToken
-from rebreak_idle.errors import (
-    AccessDenied,
-    BackendUnavailable,
-    ScanFailed,
-    TokenUnavailable,
-)
+from rebreak_idle.errors import AccessDenied, BackendUnavailable, ScanFailed, TokenUnavailable
 from rebreak_idle.faults import UnexpectedErrors
 from rebreak_idle.hosts import Hosts
 from rebreak_idle.mailbox import Mailbox
