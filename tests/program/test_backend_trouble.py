@@ -20,7 +20,7 @@ from tests.support.recording_backend import (
     redirect,
     reset,
 )
-from tests.support.rig import environment, stored
+from tests.support.rig import add_mailboxes, environment, stored
 from tests.support.scripted_imap import Mailbox, ScriptedImap
 from tests.support.servers import Certificates, Database
 
@@ -180,13 +180,7 @@ def test_scan_concurrency_is_respected(
     hang = Hang()
     backend.default = hang
     with ScriptedImap(Mailbox(), tls_context=certificates.server_context()) as server:
-        for number in range(12):
-            database.add(
-                f"{number}@example.org",
-                imap_port=server.port,
-                imap_username="user@example.org",
-                password_encrypted=stored("secret"),
-            )
+        add_mailboxes(database, 12, server.port)
         query = "SELECT * FROM mail_connections WHERE is_active"
         with run(SCAN_CONCURRENCY="3", MAIL_CONNECTIONS_QUERY=query) as daemon:
             server.wait_for_idling(12, 30)

@@ -15,7 +15,7 @@ from rebreak_idle.places import GIVES_WAY_SECONDS, KEPT_SECONDS, Places
 from tests.conftest import Run
 from tests.support.names import EVERY_COLUMN
 from tests.support.recording_backend import Hang, RecordingBackend
-from tests.support.rig import stored
+from tests.support.rig import add_mailboxes, stored
 from tests.support.scripted_imap import Connection, Mailbox, ScriptedImap
 from tests.support.servers import Certificates, Database
 
@@ -266,13 +266,7 @@ def test_all_mailboxes_under_one_login(
     context = certificates.server_context()
     with ScriptedImap(Mailbox(), tls_context=context) as server:
         Limit(server, 20, "fin")
-        for number in range(25):
-            database.add(
-                f"{number}@example.org",
-                imap_port=server.port,
-                imap_username="user@example.org",
-                password_encrypted=stored("secret"),
-            )
+        add_mailboxes(database, 25, server.port)
         with run(RECONNECT_MAX_SECONDS="1", MAIL_CONNECTIONS_QUERY=EVERY_COLUMN) as daemon:
             daemon.wait_line(" is full: it takes no more than 20 of our connections")
             server.wait_for_idling(20)

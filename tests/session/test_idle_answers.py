@@ -3,13 +3,11 @@ of them, over real sockets.
 """
 
 import ssl
-from collections.abc import Iterator
 
 import pytest
 
 from tests.support.harness import JudgingBackend, Watched, assert_promise, assert_stays
 from tests.support.scripted_imap import Connection, Mailbox, ScriptedImap
-from tests.support.servers import Certificates
 from tests.support.waiting import wait_for
 
 UNANSWERED = "the server does not answer IDLE: asking every 0.2s"
@@ -18,23 +16,6 @@ UNANSWERED = "the server does not answer IDLE: asking every 0.2s"
 @pytest.fixture
 def mailbox() -> Mailbox:
     return Mailbox(exists=5)
-
-
-@pytest.fixture
-def server(mailbox: Mailbox, certificates: Certificates) -> Iterator[ScriptedImap]:
-    with ScriptedImap(mailbox, tls_context=certificates.server_context()) as scripted:
-        yield scripted
-
-
-@pytest.fixture
-def backend() -> Iterator[JudgingBackend]:
-    with JudgingBackend() as judging:
-        yield judging
-
-
-@pytest.fixture
-def context(certificates: Certificates) -> ssl.SSLContext:
-    return certificates.client_context()
 
 
 def commands(server: ScriptedImap, name: bytes) -> int:

@@ -13,6 +13,7 @@ import pytest
 from rebreak_idle.errors import HostUnreachable, LoginRefused
 from rebreak_idle.imap.connector import Connector
 from rebreak_idle.mailbox import Mailbox as Row
+from tests.session.conftest import secured
 from tests.support.harness import quick_config
 from tests.support.scripted_imap import Mailbox, ScriptedImap
 from tests.support.servers import Certificates
@@ -31,9 +32,7 @@ def connector(certificates: Certificates) -> Connector:
 
 @pytest.fixture(params=["tls", "starttls"])
 def server(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator[ScriptedImap]:
-    context = certificates.server_context()
-    how = {"tls_context" if request.param == "tls" else "starttls_context": context}
-    with ScriptedImap(Mailbox(), **how) as server:
+    with secured(Mailbox(), certificates, request.param) as server:
         yield server
 
 

@@ -5,7 +5,7 @@ of them, over real sockets.
 import re
 import select
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -22,23 +22,6 @@ MUTE = "did not announce mail that came"
 @pytest.fixture
 def mailbox() -> Mailbox:
     return Mailbox(exists=5)
-
-
-@pytest.fixture
-def server(mailbox: Mailbox, certificates: Certificates) -> Iterator[ScriptedImap]:
-    with ScriptedImap(mailbox, tls_context=certificates.server_context()) as scripted:
-        yield scripted
-
-
-@pytest.fixture
-def backend() -> Iterator[JudgingBackend]:
-    with JudgingBackend() as judging:
-        yield judging
-
-
-@pytest.fixture
-def context(certificates: Certificates) -> ssl.SSLContext:
-    return certificates.client_context()
 
 
 def wait_scans(backend: RecordingBackend, number: int) -> None:

@@ -1,14 +1,13 @@
 """Servers that say very much before they answer: read to the end, and their sessions stay."""
 
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 
 from tests.support.harness import JudgingBackend, Watched, assert_promise
 from tests.support.scripted_imap import Connection, Mailbox, ScriptedImap
-from tests.support.servers import Certificates
 from tests.support.waiting import wait_for
 
 MESSAGES = 60_000
@@ -17,23 +16,6 @@ MESSAGES = 60_000
 @pytest.fixture
 def mailbox() -> Mailbox:
     return Mailbox(exists=MESSAGES)
-
-
-@pytest.fixture
-def server(mailbox: Mailbox, certificates: Certificates) -> Iterator[ScriptedImap]:
-    with ScriptedImap(mailbox, tls_context=certificates.server_context()) as scripted:
-        yield scripted
-
-
-@pytest.fixture
-def backend() -> Iterator[JudgingBackend]:
-    with JudgingBackend() as judging:
-        yield judging
-
-
-@pytest.fixture
-def context(certificates: Certificates) -> ssl.SSLContext:
-    return certificates.client_context()
 
 
 def idles(server: ScriptedImap) -> list[Connection]:

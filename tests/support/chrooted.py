@@ -371,13 +371,8 @@ class Courier(ChrootedServer):
 
     def start(self) -> None:
         if self._process is None:
-            with self._output.open("ab") as output:
-                self._authdaemon = subprocess.Popen(
-                    self._in_root("/usr/lib/courier/courier-authlib/authdaemond"),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                )
+            authdaemond = "/usr/lib/courier/courier-authlib/authdaemond"
+            self._authdaemon = self._spawn(self._in_root(authdaemond))
         super().start()
 
     def stop(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import trustme
 
 from rebreak_idle.imap.addresses import Address, Resolver
+from rebreak_idle.mailbox import Mailbox as Row
 from tests.support.daemon import REPOSITORY
 from tests.support.rig import stored
 from tests.support.servers import Database
@@ -75,6 +76,11 @@ def add_mailbox(database: Database, name: str, host: str, port: int, **columns: 
     """A row `name`@example.org at a host."""
     defaults = {"imap_username": LOGIN, "password_encrypted": stored("secret")}
     database.add(f"{name}@example.org", imap_host=host, imap_port=port, **{**defaults, **columns})
+
+
+def row(host: str = "h", port: int = 993, starttls: bool = False, id_: str = "1") -> Row:
+    """A mailbox at a host, as the daemon knows it."""
+    return Row(id_, "u", "user@example.org", host, port, "user", "", starttls)
 
 
 class LocalNames(Resolver):

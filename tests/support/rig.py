@@ -4,7 +4,7 @@ import os
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tests.support.servers import Certificates
+from tests.support.servers import Certificates, Database
 
 ADMIN_SECRET = "canary-admin-secret"
 ENCRYPTION_KEY = "canary-encryption-key-32-characters!"
@@ -15,6 +15,20 @@ def stored(password: str, key: str = ENCRYPTION_KEY) -> str:
     iv = os.urandom(12)
     sealed = AESGCM(key.encode()[:32]).encrypt(iv, password.encode(), None)
     return f"{iv.hex()}:{sealed[-16:].hex()}:{sealed[:-16].hex()}"
+
+
+def add_mailboxes(database: Database, number: int, port: int) -> None:
+    """So many mailboxes at one port of localhost, all with the login user@example.org.
+
+    Only a query that reads imap_username finds that: the default one does not.
+    """
+    for index in range(number):
+        database.add(
+            f"{index}@example.org",
+            imap_port=port,
+            imap_username="user@example.org",
+            password_encrypted=stored("secret"),
+        )
 
 
 def environment(

@@ -76,7 +76,7 @@ FORMS = (
     r"git pull",
     r"chmod 600 (?:\.env|~/\.pm2/dump\.pm2)",
     # These tests themselves, and the packages that they run on.
-    r"\.venv/bin/python -m pytest tests/(?:unit/test_limits|session/test_losses)\.py[\w -]*",
+    r"\.venv/bin/python -m pytest tests/(?:unit/test_limits\.py|session/losses)[\w -]*",
     r"pip install -r scripts/requirements\.txt -e \.",
     # With the extra of setup.cfg; tests/program/test_metrics.py asks the same of the port.
     r"\.venv/bin/python -m pip install -e '\.\[metrics\]'",
