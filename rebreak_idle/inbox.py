@@ -45,6 +45,8 @@ class Inbox:
             elif line.kind is Kind.TOO_MUCH:
                 self._uids.lose_count()
                 is_news = True
+            elif line.kind is Kind.UNREADABLE:
+                self._uids.doubt_count()
         if is_news:
             self._hear_exists(in_idle and grew)
             return EXISTS

@@ -115,6 +115,8 @@ class TokenLogin:
         self._logger = logger
         self._token: AccessToken | None = None
         self._previous: AccessToken | None = None
+        self._hidden: tuple[tuple[object, ...], str] = ((), "")
+        """What was hidden last, and its text: the same is asked for again and again."""
         """The one before it, until the server has taken this one: it may be said back."""
         self._wants_fresh = False
         """Whether the next one is asked for because the last one was refused."""
@@ -127,9 +129,13 @@ class TokenLogin:
         self._examined_at = -math.inf
 
     def hide(self, text: str) -> str:
-        for token in (self._token, self._previous):
-            text = token.hide(text) if token is not None else text
-        return text
+        tokens = (self._token, self._previous)
+        if self._hidden[0] != (text, *tokens):
+            shown = text
+            for token in tokens:
+                shown = token.hide(shown) if token is not None else shown
+            self._hidden = (text, *tokens), shown
+        return self._hidden[1]
 
     def obtain(self, pool: PooledTask) -> AccessToken:
         """Raises:

@@ -43,6 +43,8 @@ class Remedy(Enum):
     RECONNECT = auto()
     HOST = auto()
     """As RECONNECT, unless the host is down for all its mailboxes."""
+    BACK_OFF = auto()
+    """As RECONNECT, but it failed before its turn at the host came: it does not wait there."""
     CREDENTIALS = auto()
     UNCLEAR_REFUSAL = auto()
     """As CREDENTIALS, but nobody knows what the server means."""
@@ -96,7 +98,7 @@ class Ending:
                 return cls(str(error), Remedy.NOT_CONNECTED, "the operator")
             case TokenUnavailable():
                 wait = error.retry_after_seconds or 0.0
-                return cls(str(error), Remedy.RECONNECT, error.who, wait)
+                return cls(str(error), Remedy.BACK_OFF, error.who, wait)
             case LoginRefused(is_clear=True):
                 return cls(str(error), Remedy.CREDENTIALS, error.who)
             case LoginRefused():
@@ -197,7 +199,7 @@ class Recovery:
                 self._attempt -= 1
                 self.troubles.should_log(ending.text)  # the log has it; the report may ask
                 return State.BACKING_OFF, 0.0
-            case Remedy.RECONNECT | Remedy.HOST:
+            case Remedy.RECONNECT | Remedy.HOST | Remedy.BACK_OFF:
                 return State.BACKING_OFF, self._back_off(ending)
             case Remedy.NOT_CONNECTED if self._not_connected < NOT_CONNECTED_TRIES:
                 return State.BACKING_OFF, self._back_off(ending)

@@ -131,7 +131,7 @@ class IdleWorker(threading.Thread):
             return self._login.ending(error, self._clock() - self._opened_at)
         except Exception as error:  # noqa: BLE001  # one mailbox's trouble touches no other
             self._services.unexpected_errors.log(self._logger, error)
-            return Ending("the session is given up", Remedy.RECONNECT)
+            return Ending("the session is given up", Remedy.BACK_OFF)
         finally:
             self._close()
 

@@ -18,6 +18,7 @@ _WANTED = re.compile(
     re.IGNORECASE,
 )
 _EXISTS = re.compile(rb"\* +([0-9]+) +EXISTS *\r?\n", re.IGNORECASE)
+_EXPUNGE = re.compile(rb"\* +[0-9]+ +EXPUNGE\b", re.IGNORECASE)
 _LITERAL = re.compile(rb"\{[0-9]+\+?\}\r?\n$")
 
 
@@ -43,6 +44,11 @@ def is_unwanted(line: bytes) -> bool:
         return bool(line)
     is_known = _UNTAGGED.match(line) and not _WANTED.match(line)
     return bool(is_known) and not _LITERAL.search(line)
+
+
+def is_expunge(line: bytes) -> bool:
+    """Whether a message was removed, and the messages are fewer."""
+    return _EXPUNGE.match(line) is not None
 
 
 def replaces_last(exists: list[bytes], line: bytes) -> bool:

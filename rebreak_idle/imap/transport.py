@@ -15,7 +15,7 @@ from imapclient.tls import IMAP4_TLS
 
 from . import greeting
 from .addresses import Address
-from .answers import in_plain_form, is_unwanted, replaces_last
+from .answers import in_plain_form, is_expunge, is_unwanted, replaces_last
 from .capabilities import union
 from .credentials import quoted
 from .events import IdleEvents, Phase
@@ -63,6 +63,8 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         self._implicit_tls = tls
         self._phase = Phase.ANSWERS
         self._has_announced = False
+        self.has_expunged = False
+        """Whether an EXPUNGE stood in an answer since this was set last."""
         super().__init__(host, ssl_context=context)
 
     @property
@@ -193,6 +195,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
         exists = self.untagged_responses.get("EXISTS", [])
         while is_unwanted(line := self.stream.line()) or replaces_last(exists, line):
             self.stream.answer.not_kept(len(line))
+            self.has_expunged |= is_expunge(line)
         self.stream.answer.line_kept()
         return self._note(in_plain_form(line))
 

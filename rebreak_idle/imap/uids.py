@@ -25,6 +25,8 @@ class Snapshot:
     exists: int
     uidnext: int | None
     uidvalidity: int | None
+    is_plain: bool = True
+    """False where news was mixed with the answer, so that the count may be wrong."""
 
 
 @dataclass(slots=True)
@@ -45,6 +47,7 @@ class UidTracker:
     _announced: int = 0
     _doubtful: bool = False
     _lowered: bool = False
+    _unsure: bool = False
     grew: bool = False
     """Whether the last snapshot had more messages than were announced."""
 
@@ -57,7 +60,7 @@ class UidTracker:
         """The server announced ``* <exists> EXISTS``; False where that is only what EXPUNGE left,
         which Courier says after it.
         """
-        is_what_is_left = self._lowered and exists == self._count
+        is_what_is_left = self._lowered and exists == self._count and not self._unsure
         self._doubtful |= exists < self._count
         self._announced += max(0, exists - self._count)
         self._count, self._lowered = exists, False
@@ -71,7 +74,11 @@ class UidTracker:
 
     def lose_count(self) -> None:
         """More was announced than was counted."""
-        self._doubtful = True
+        self._doubtful = self._unsure = True
+
+    def doubt_count(self) -> None:
+        """What was said may have been an EXPUNGE."""
+        self._unsure = True
 
     def examined(self, now: Snapshot) -> Finding:
         """Take the new snapshot; anything but `Finding.NOTHING` means that a scan is owed."""
@@ -79,7 +86,7 @@ class UidTracker:
         count = self._count
         self.grew = last is not None and now.exists > count
         self._last, self._count, self._announced = now, now.exists, 0
-        self._doubtful = self._lowered = False
+        self._doubtful, self._lowered, self._unsure = False, False, not now.is_plain
         if doubtful or last is None or now.uidnext is None or last.uidnext is None:
             return Finding.UNKNOWN
         if now.uidvalidity is None or now.uidvalidity != last.uidvalidity:

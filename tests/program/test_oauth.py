@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -26,7 +27,7 @@ from tests.support.scripted_imap import (
     Mailbox,
     ScriptedImap,
 )
-from tests.support.servers import Certificates, Database, Dovecot
+from tests.support.servers import Certificates, Database, Dovecot, free_port
 from tests.support.waiting import wait_for
 
 QUERY = "SELECT * FROM mail_connections WHERE is_active"
@@ -309,6 +310,34 @@ def test_many_tokens_that_end_at_once_make_no_storm(
         assert len(backend.token_requests) == 120
         assert backend.tokens_at_once_max <= 4
         assert "reconnecting in" not in daemon.text
+
+
+def test_a_host_that_is_down_makes_no_storm_of_token_requests(
+    watch: Callable[..., Daemon], database: Database, backend: RecordingBackend
+) -> None:
+    """Where no token is kept and the backend has none, each mailbox waits before it asks again."""
+    port = free_port()
+    for number in range(6):
+        name = f"u{number}@example.org"
+        database.add(name, imap_port=port, imap_auth="oauth2", password_encrypted=None)
+    asked: Counter[str | None] = Counter()
+
+    def tokens(request: Request) -> Behaviour:
+        asked[request.connection_id] += 1
+        if asked[request.connection_id] == 1:
+            return answer(200, {"accessToken": "ya29-abcdefgh"})  # without expiresIn: never kept
+        return answer(500, {"error": "not now"})
+
+    backend.tokens = tokens
+    with watch() as daemon:
+        daemon.wait_line("is down")
+        mark, before = daemon.mark(), len(backend.token_requests)
+        for _ in range(3):
+            daemon.wait_line("reconnecting in", after=mark)
+            mark = daemon.mark()
+        waits = sum("reconnecting in" in line for line in daemon.lines)
+        assert len(backend.token_requests) - before <= waits + 2 * 6
+        assert not [line for line in daemon.lines if "answered 500" in line and "is down" in line]
 
 
 def test_an_absent_backend_is_asked_by_one_at_a_time(

@@ -118,6 +118,34 @@ def test_an_exists_in_the_answer_to_status_counts(
         assert_promise(mailbox, backend)
 
 
+@pytest.mark.parametrize("step", ["examine", "status"])
+def test_an_expunge_in_an_answer_leaves_the_count_unsure(
+    server: ScriptedImap,
+    mailbox: Mailbox,
+    backend: JudgingBackend,
+    context: ssl.SSLContext,
+    step: str,
+) -> None:
+    """A mail that comes after it is not taken for what EXPUNGE left."""
+    if step == "status":
+        server.rewrite("examine", lambda out: re.sub(rb"\* OK \[UIDNEXT[^\r]*\r\n", b"", out))
+
+    def with_expunge(out: bytes) -> bytes:
+        if mailbox.exists == 4:
+            return out
+        del mailbox.uids[0]
+        end = out.rindex(b"\r\n", 0, -2) + 2 if step == "examine" else 0
+        return out[:end] + b"* 1 EXPUNGE\r\n" + out[end:]
+
+    server.rewrite(step, with_expunge)
+    with Watched(server, backend, context):
+        wait_scans(backend, 1)
+        server.wait_for_idling()
+        mailbox.expunge(1)
+        mailbox.arrive()
+        assert_promise(mailbox, backend)
+
+
 @pytest.mark.parametrize("pairs", [1, 3])
 def test_an_exists_that_expunge_explains_announces_nothing(
     server: ScriptedImap,

@@ -292,3 +292,19 @@ class MailboxModel(RuleBasedStateMachine):
 MailboxModel.TestCase.settings = settings(deadline=None, max_examples=300)
 TestMailboxModel = MailboxModel.TestCase
 TestMailboxModel.__doc__ = "No arrival that nobody announced escapes EXAMINE, and none is made up."
+
+
+def test_a_count_that_is_unsure_makes_nothing_of_an_exists() -> None:
+    """Where an EXPUNGE may have gone uncounted, "as many as are left" may be a new mail."""
+    mixed = UidTracker()
+    mixed.examined(Snapshot(4, None, 7, is_plain=False))
+    flooded = examined_at(10, exists=4)
+    flooded.lose_count()
+    garbled = examined_at(10, exists=4)
+    garbled.doubt_count()
+    for uids in (mixed, flooded, garbled):
+        uids.expunged()
+        assert uids.announced(3)
+    sure = examined_at(10, exists=4)
+    sure.expunged()
+    assert not sure.announced(3)
