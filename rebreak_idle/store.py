@@ -26,6 +26,7 @@ WHERE is_active
 REQUIRED_COLUMNS = ("id", "user_id", "email", "imap_host", "password_encrypted")
 IMAPS_PORT = 993
 IMAP_PORT = 143
+OAUTH2_HINT = "; for OAuth2 the query must return imap_auth as well"
 
 LIMITS = Limits(connect_seconds=10, statement_seconds=30, whole_seconds=60.0)
 
@@ -186,7 +187,10 @@ def _stored_password(row: Mapping[str, str | None], oauth2: bool) -> str:
 def _row_problem(row: Mapping[str, str | None], oauth2: bool) -> str:
     needed = [name for name in REQUIRED_COLUMNS if not (oauth2 and name == "password_encrypted")]
     empty = [name for name in needed if not _text(row[name])]
-    return f"{', '.join(empty)} is NULL or empty" if empty else ""
+    if not empty:
+        return ""
+    hint = "" if "imap_auth" in row or empty != ["password_encrypted"] else OAUTH2_HINT
+    return f"{', '.join(empty)} is NULL or empty{hint}"
 
 
 def _port(value: str | None) -> tuple[int, str]:

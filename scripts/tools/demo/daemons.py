@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from rebreak_idle.fleet.sharing import view_text
 from scripts.tools import console
 from scripts.tools.child import Program
 from scripts.tools.console import BOLD, CYAN, painted
@@ -74,7 +74,7 @@ class Daemons:
         rows = self._database.execute("SELECT name, settled, view FROM idle_instances")
         names = sorted(self.running)
         return sorted(name for name, _, _ in rows) == names and all(
-            settled and json.loads(view) == names for _, settled, view in rows
+            settled and view.startswith(view_text(names)) for _, settled, view in rows
         )
 
     def kill_one(self) -> tuple[str, int]:
