@@ -14,7 +14,7 @@ console.listen_for_signals()  # before the imports, which take a while
 
 from scripts.tools.bench.log import say
 from scripts.tools.bench.report import write
-from scripts.tools.bench.rules import BURSTS, SYSTEMS
+from scripts.tools.bench.rules import BURSTS, SYSTEMS, WITH_TOKENS
 from scripts.tools.bench.run import Bench, Options
 from scripts.tools.console import Stopped
 from scripts.tools.servers import ROOT
@@ -53,8 +53,10 @@ def _options() -> Options:
     parser.add_argument("--no-defaults", action="store_true", help="no row with default limits")
     given = parser.parse_args()
     systems = given.systems.split(",")
-    if unknown := sorted(set(systems) - set(SYSTEMS)):
-        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(SYSTEMS)}")
+    if unknown := sorted(set(systems) - {*SYSTEMS, WITH_TOKENS}):
+        parser.error(
+            f"unknown: {', '.join(unknown)}; there are {', '.join((*SYSTEMS, WITH_TOKENS))}"
+        )
     try:
         sizes = sorted({int(size) for size in given.sizes.split(",")})
     except ValueError:

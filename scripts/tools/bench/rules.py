@@ -1,6 +1,8 @@
 """The systems, and what all of them meet alike."""
 
 SYSTEMS = ("rebreak", "imapflow", "aioimaplib", "go-imap")
+# Measured where it is asked for: --systems rebreak,rebreak-tokens
+WITH_TOKENS = "rebreak-tokens"
 
 CONNECTS_AT_ONCE = 64
 SCANS_AT_ONCE = 16  # the daemon's default

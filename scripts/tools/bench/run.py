@@ -12,7 +12,7 @@ from scripts.tools.bench.load import Load
 from scripts.tools.bench.log import say
 from scripts.tools.bench.peers import Aioimaplib, GoImap, ImapFlow
 from scripts.tools.bench.rules import BURST, CONNECTS_AT_ONCE, SYSTEMS
-from scripts.tools.bench.systems import Daemon, Place, System
+from scripts.tools.bench.systems import Daemon, DaemonWithTokens, Place, System
 from scripts.tools.bench.trial import SETTLE_SECONDS, Trial
 from scripts.tools.console import Stopped
 from scripts.tools.servers import TROUBLE, OwnPostgres, told
@@ -64,7 +64,8 @@ class Bench:
 
     def _present(self) -> list[System]:
         daemon = Daemon(self._postgres, **OPENED)
-        known: list[System] = [daemon, ImapFlow(), Aioimaplib(), GoImap()]
+        with_tokens = DaemonWithTokens(self._postgres, **OPENED)
+        known: list[System] = [daemon, with_tokens, ImapFlow(), Aioimaplib(), GoImap()]
         present = []
         for system in known:
             if system.name not in self._options.systems:

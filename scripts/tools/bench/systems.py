@@ -10,10 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.tools.bench.load import Load
+from scripts.tools.bench.rules import WITH_TOKENS
 from scripts.tools.child import Child
 from scripts.tools.servers import ROOT, OwnPostgres, base_environment
 from tests.support.rig import environment, stored
 from tests.support.servers import Database
+
+ROWS = """
+INSERT INTO mail_connections (
+    id, user_id, email, imap_host, imap_port, imap_auth, password_encrypted
+)
+SELECT lpad(to_hex(box + 1), 32, '0')::uuid, gen_random_uuid(),
+    'box' || box || '@bench.example', '127.0.0.1', %s, %s, %s
+FROM generate_series(0, %s - 1) AS box
+"""
 
 
 class Process(Child):
@@ -74,7 +84,7 @@ class Daemon(System):
 
     def start(self, place: Place, parts: ExitStack) -> Process:
         database = parts.enter_context(Database(self._postgres()))
-        _add_rows(database, place.load)
+        self._add_rows(database, place.load)
         settings = environment(
             database.url, place.backend_url, place.load.certificates, **self._settings
         )
@@ -83,18 +93,19 @@ class Daemon(System):
         command = [sys.executable, "-m", "rebreak_idle"]
         return Process(command, place, env)
 
+    def _add_rows(self, database: Database, load: Load) -> None:
+        password = stored("a password of usual length")
+        database.execute(ROWS, load.imap_port, None, password, load.mailboxes)
 
-def _add_rows(database: Database, load: Load) -> None:
-    database.execute(
-        """
-        INSERT INTO mail_connections (
-            id, user_id, email, imap_host, imap_port, password_encrypted
-        )
-        SELECT lpad(to_hex(box + 1), 32, '0')::uuid, gen_random_uuid(),
-            'box' || box || '@bench.example', '127.0.0.1', %s, %s
-        FROM generate_series(0, %s - 1) AS box
-        """,
-        load.imap_port,
-        stored("a password of usual length"),
-        load.mailboxes,
-    )
+
+class DaemonWithTokens(Daemon):
+    """The daemon with mailboxes that log in by access token."""
+
+    name = WITH_TOKENS
+
+    def __init__(self, postgres: Callable[[], OwnPostgres], **settings: object) -> None:
+        query = "SELECT * FROM mail_connections WHERE is_active"
+        super().__init__(postgres, MAIL_CONNECTIONS_QUERY=query, **settings)
+
+    def _add_rows(self, database: Database, load: Load) -> None:
+        database.execute(ROWS, load.imap_port, "oauth2", None, load.mailboxes)

@@ -1,4 +1,4 @@
-"""The scan endpoint."""
+"""The endpoints for scans and for access tokens."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ CONNECTION_ID = re.compile(rb'"connectionId"\s*:\s*"[0-9a-f-]*?([0-9a-f]{12})"')
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)\r\n", re.IGNORECASE)
 SCAN = b"POST /api/mail/scan-internal "
 SCANNED = b'{"scanned":1,"blocked":0}'
-OK = (
+HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: keep-alive\r\n"
-    b"Content-Length: %d\r\n\r\n%s" % (len(SCANNED), SCANNED)
+    b"Content-Length: %d\r\n\r\n%s"
 )
+OK = HEAD % (len(SCANNED), SCANNED)
+TOKEN = b"POST /api/mail/access-token "
+# As long as Google's; every mailbox has its own.
+TOKEN_REPEATS = 17
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -39,10 +43,14 @@ class HttpConnection(Connection):
             self._answer(request, at)
 
     def _answer(self, request: bytes, at: float) -> None:
-        named = CONNECTION_ID.search(request) if request.startswith(SCAN) else None
+        named = CONNECTION_ID.search(request) if request.startswith((SCAN, TOKEN)) else None
         mailbox = int(named[1], 16) - 1 if named else -1
         if not 0 <= mailbox < len(self._mailboxes.messages):
             self.send(NOT_FOUND)
+            return
+        if request.startswith(TOKEN):
+            body = b'{"accessToken":"%s","expiresIn":3599}' % (b"%012x" % mailbox * TOKEN_REPEATS)
+            self.send(HEAD % (len(body), body))
             return
         self._mailboxes.scanned(mailbox, at)
         if seconds := self._mailboxes.scan_seconds:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from scripts.tools.bench.load_server.connection import Connection, Loop
 from scripts.tools.bench.load_server.mailboxes import Mailboxes
 
-CAPABILITIES = "IMAP4rev1 SASL-IR LITERAL- AUTH=PLAIN ID IDLE"
+CAPABILITIES = "IMAP4rev1 SASL-IR LITERAL- AUTH=PLAIN AUTH=XOAUTH2 ID IDLE"
 UIDVALIDITY = 1700000000
 USER = re.compile(r"box(\d+)@bench\.example")
 
@@ -111,8 +111,8 @@ class ImapConnection(Connection):
 
     def _authenticate(self, tag: str, arguments: str) -> None:
         mechanism, _, response = arguments.partition(" ")
-        if mechanism.upper() != "PLAIN":
-            self.say(f"{tag} NO only PLAIN")
+        if mechanism.upper() not in ("PLAIN", "XOAUTH2"):
+            self.say(f"{tag} NO only PLAIN and XOAUTH2")
         elif response:
             self._log_in(tag, _sasl_user(response))
         else:
@@ -173,8 +173,8 @@ class ImapConnection(Connection):
 
 
 def _sasl_user(response: str) -> str:
-    """The user's name in a response of SASL PLAIN (RFC 4616), or nothing."""
+    """The user's name in a response of SASL PLAIN (RFC 4616) or XOAUTH2, or nothing."""
     try:
-        return base64.b64decode(response).decode().split("\0")[1]
+        return re.split("[\0=\1]", base64.b64decode(response).decode())[1]
     except (binascii.Error, UnicodeError, IndexError):
         return ""
