@@ -45,9 +45,9 @@ RUN_BY = {
     "scripts/find_python": f"{PROGRAM}/test_find_python.py::"
     "test_path_comes_first_then_pyenvs_newest",
     "scripts/unpack_server": f"{PROGRAM}/test_unpack_server.py::test_one_that_is_unpacked_is_taken",
-    "python scripts/stand_in_backend.py": f"{PROGRAM}/test_stand_in_backend.py::"
+    "python scripts/stand_in_backend.py": f"{PROGRAM}/stand_in_backend/test_process.py::"
     "test_it_ends_orderly",
-    "node scripts/make_password_vectors.js": "tests/unit/test_cipher.py::"
+    "node scripts/make_password_vectors.js": "tests/unit/cipher/test_vectors.py::"
     "test_the_vectors_are_what_the_script_writes",
 }
 # Scripts that are run by the tests above with other figures, or that would run these tests.

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import requests
 
-from tests.program.test_stand_in_backend import ALL_COLUMNS, StandIn, start
+from tests.program.stand_in_backend.conftest import ALL_COLUMNS, StandIn
 from tests.support.daemon import Daemon
 from tests.support.rig import ADMIN_SECRET, environment
 from tests.support.servers import Certificates, Database, Dovecot
 
-__all__ = ["start"]
 USER = "gina@example.org"
 PATH = "/api/mail/access-token"
 
