@@ -276,7 +276,10 @@ def test_the_default_query_knows_no_tokens(
     assert "imap_auth" not in DEFAULT_QUERY
     add(database, server)
     with run() as daemon:
-        daemon.wait_line("password_encrypted is NULL or empty (the operator must act) — parked")
+        daemon.wait_line(
+            "password_encrypted is NULL or empty; for OAuth2 the query must return imap_auth as well "
+            "(the operator must act) — parked"
+        )
 
 
 # Many at once

@@ -22,6 +22,7 @@ from rebreak_idle.scan.answer import ScanResult
 from rebreak_idle.scan.line import ScanLine
 from rebreak_idle.scan.scanner import Scanner
 from rebreak_idle.services import Services
+from rebreak_idle.status import State
 from rebreak_idle.supervisor import Supervisor
 from rebreak_idle.tokens import Tokens
 from rebreak_idle.worker import IdleWorker
@@ -238,6 +239,8 @@ def test_sigusr1_shows_the_stack_of_a_thread_without_progress() -> None:
     with supervised({"deaf": Deaf, "well": Session}, clock) as (lines, supervisor):
         lines.wait("[idle/deaf@example.org] connected (h:993)")
         lines.wait("[idle/well@example.org] connected (h:993)")
+        workers = supervisor._workers.values()
+        wait_for(lambda: {each.state for each in workers} == {State.IDLING}, 20, "both in IDLE")
         later.set()
         supervisor.post(supervisor.report)
         lines.wait("states — 2 IDLING")
