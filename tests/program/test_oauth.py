@@ -277,8 +277,8 @@ def test_the_default_query_knows_no_tokens(
     add(database, server)
     with run() as daemon:
         daemon.wait_line(
-            "password_encrypted is NULL or empty; for OAuth2 the query must return imap_auth as well "
-            "(the operator must act) — parked"
+            "password_encrypted is NULL or empty; for OAuth2 the query must return imap_auth "
+            "as well (the operator must act) — parked"
         )
 
 
