@@ -189,7 +189,7 @@ def test_dovecot_200_mails_over_ten_ends_of_tokens(
         while delivered < 200 or daemon.text.count(RAN_OUT) < 10:
             if ends_now(backend, tokens.life_seconds, daemon.text.count("connected (")):
                 mark = daemon.mark()
-                dovecot.kick(USER)
+                wait_for(lambda: is_kicked(dovecot), 20, "Dovecot to know of the session")
                 daemon.wait_line("connected (", after=mark)
             dovecot.deliver(USER)
             delivered += 1
@@ -199,6 +199,15 @@ def test_dovecot_200_mails_over_ten_ends_of_tokens(
         wait_for(lambda: backend.scans[-1].arrived > last, 30, "the scan after the last mail")
         assert "reconnecting in" not in daemon.text
         assert set(tokens.fresh) == {False}
+
+
+def is_kicked(dovecot: Dovecot) -> bool:
+    """Whether there was a session to end: Dovecot's list of them lags behind a little."""
+    try:
+        dovecot.kick(USER)
+    except RuntimeError:
+        return False
+    return True
 
 
 def ends_now(backend: RecordingBackend, life_seconds: float, sessions: int) -> bool:
