@@ -190,7 +190,7 @@ def _run_daemon(
 
     def refreshed(mailboxes: list[Mailbox]) -> None:
         services.forget_all_but(mailboxes)
-        outside.refreshed(mailboxes)
+        outside.refreshed()
 
     changes = Changes(
         ConnectionStore(config.database, config.query).read,
@@ -206,9 +206,10 @@ def _run_daemon(
         _membership(config, services.proof),
         config,
         max_sessions,
+        outside.roster.keep_only,
     )
     _install_signal_handlers(supervisor)
-    changes.start(lambda: supervisor.post(supervisor.refresh))
+    changes.start(lambda: supervisor.post(supervisor.rows_changed))
     outside.start(endpoint, output.shown)
     hanging = supervisor.run()
     if hanging:

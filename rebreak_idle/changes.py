@@ -49,7 +49,6 @@ class Changes:
         self._refresh_seconds = refresh_seconds
         self._clock = clock
         self._lock = threading.Lock()
-        self._latest: str | None = None
         self._known: str | None = None
         """That of the rows that were read last, or older than these."""
         self._not_before = 0.0
@@ -63,8 +62,8 @@ class Changes:
         Raises:
             DatabaseError: as ``read_rows``.
         """
-        latest, problem = self._latest, None
-        if self._interval and latest is None:
+        latest = problem = None
+        if self._interval:
             try:
                 latest = self._take()
             except NoFingerprint as error:
@@ -112,12 +111,10 @@ class Changes:
 
     def _take(self) -> str:
         with self._lock:
-            self._latest = None
             try:
-                self._latest = self._fingerprints.take()
+                return self._fingerprints.take()
             finally:
                 self._not_before = self._clock() + REST * self._fingerprints.seconds
-            return self._latest
 
     def _note(self, problem: str | None) -> None:
         """The rows can be read: what was wrong with the fingerprint is the fingerprint's."""

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer
@@ -49,6 +50,21 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = REQUEST_SECONDS
     disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        """The whole request is bounded: a byte a second would keep a thread for ever."""
+        super().setup()
+        self._cut = threading.Timer(REQUEST_SECONDS, self._shut)
+        self._cut.daemon = True
+        self._cut.start()
+
+    def finish(self) -> None:
+        self._cut.cancel()
+        super().finish()
+
+    def _shut(self) -> None:
+        with suppress(OSError):  # it is over
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def do_GET(self) -> None:
         make = self.server.pages.get(self.path.partition("?")[0], _not_found)

@@ -11,7 +11,7 @@ from .status import State
 # So old may a scan that is owed become before a line says so.
 OLD_SECONDS = 60.0
 # A reading takes its time, and is no reason to call five minutes otherwise.
-LATER = 1.2
+EARLIER, LATER = 0.9, 1.2
 
 
 class Figures:
@@ -24,7 +24,7 @@ class Figures:
 
     def refreshed(self) -> None:
         """The rows were read: the interval may be over. Refreshes in between say nothing."""
-        if self._reactions.period_seconds < self._interval:
+        if self._reactions.period_seconds < EARLIER * self._interval:
             return
         period, parked = self._reactions.take_period(), self._roster.states()[State.PARKED]
         logger.info(

@@ -33,7 +33,6 @@ class Fingerprint:
     def __init__(self, database: Database, query: str) -> None:
         self._database = database
         self._query = inner_query(query)
-        self._statement = ""
         self.seconds = 0.0
         """How long PostgreSQL took for the last one."""
 
@@ -47,21 +46,22 @@ class Fingerprint:
         self.seconds = 0.0
         try:
             return self._take()
+        except psycopg.errors.QueryCanceled as error:
+            raise NoFingerprint(_words(error)) from error  # the rows have more time
         except (psycopg.OperationalError, psycopg.InterfaceError, UnicodeError) as error:
             raise DatabaseError(_words(error)) from error
         except psycopg.Error as error:
-            self._statement = ""  # the columns may have changed
             raise NoFingerprint(_words(error)) from error
 
     def _take(self) -> str:
         with transaction(self._database, LIMITS, read_only=True) as connection:
             # More processes than one would cost more than the time that it takes.
             connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")
-            if not self._statement:
-                self._statement = self._statement_for(self._columns(connection))
+            # Each time: of a column that was added meanwhile, changes are to be seen as well.
+            statement = self._statement_for(self._columns(connection))
             began_at = time.monotonic()
             try:
-                values = _first_row(connection, self._statement)
+                values = _first_row(connection, statement)
             finally:
                 self.seconds = time.monotonic() - began_at
         return ":".join("" if value is None else value.decode() for value in values)

@@ -2,7 +2,7 @@
 for the clocks.
 
 Nothing is kept on disk. After a start nobody knows what was told before, so that the first state of
-a mailbox is told where it is bad, and not where it is good: docs/state.md says what the backend
+a mailbox is told where it is bad, and not where it is good: docs/states.md says what the backend
 makes of that.
 """
 

@@ -255,9 +255,10 @@ class Watcher:
                     self._tell(self._notices.unwatched(worker.mailbox, status))
             elif worker.mailbox.id in kept:
                 self._tell(self._notices.watched(worker.mailbox))
-        # A row that changes, or that another process watches, has no worker here for a while.
-        ids = {worker.mailbox.id for worker in workers}
-        self._notices.keep_only(ids | self._roster.ids)
+        # A row that changes has no worker for a moment. Of what another process watches nothing is
+        # kept: nobody knows here what that one told.
+        ids = {worker.mailbox.id for worker in workers} | self._roster.ids
+        self._notices.keep_only(ids)
         self._notifier.keep_only(ids)
 
     def _tell(self, notice: Notice | None) -> None:

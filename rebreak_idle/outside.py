@@ -9,7 +9,6 @@ from .config import Config
 from .endpoint import Endpoint, Pages
 from .figures import Figures
 from .health import Health
-from .mailbox import Mailbox
 from .notices import Notices
 from .notifier import SENDERS, Notifier, Watcher
 from .roster import Roster
@@ -32,10 +31,9 @@ class Outside:
         self._figures = Figures(services.scans.reactions, self.roster, interval)
         self._health = Health(post, interval, time.monotonic)
 
-    def refreshed(self, mailboxes: list[Mailbox]) -> None:
-        """These are all rows."""
+    def refreshed(self) -> None:
+        """The rows were read."""
         self._health.refreshed()
-        self.roster.keep_only(mailboxes)
         self._figures.refreshed()
 
     def start(self, endpoint: Endpoint | None, shown: Callable[[str], str]) -> None:

@@ -47,6 +47,11 @@ class Reading(Generic[T]):
         self._once_more = self._is_under_way
         self._due_at = time.monotonic()
 
+    def changed(self) -> None:
+        """There is something else to read: now, unless it could not be read: that has its waits."""
+        if not self._failures:
+            self.ask()
+
     def start_if_due(self) -> None:
         if self._is_under_way or time.monotonic() < self._due_at:
             return

@@ -29,13 +29,13 @@ class Worker(Protocol):
 
 
 class Roster:
-    """The newest worker of each mailbox: one that died stays until there is another, or its row
-    is gone. Any thread.
+    """The newest worker of each mailbox: one that died stays until there is another, or its mailbox
+    is not this process's any more. Any thread.
     """
 
     def __init__(self) -> None:
         self.ids: set[str] = set()
-        """Those of all rows, whichever process watches them."""
+        """The mailboxes that this process watches, or tries to."""
         self._workers: dict[str, Worker] = {}
 
     def add(self, worker: Worker) -> None:
@@ -48,7 +48,7 @@ class Roster:
             del self._workers[worker.mailbox.id]
 
     def keep_only(self, mailboxes: Iterable[Mailbox]) -> None:
-        """These are all rows."""
+        """These are the mailboxes of this process."""
         self.ids = {mailbox.id for mailbox in mailboxes}
         for id_ in self._workers.keys() - self.ids:
             self._workers.pop(id_, None)

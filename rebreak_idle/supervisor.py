@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from . import stopping
@@ -56,6 +56,7 @@ class Supervisor:
         fleet: Membership,
         config: Config,
         max_sessions: int,
+        wanted: Callable[[Iterable[Mailbox]], None] = lambda _: None,
     ) -> None:
         self._read_rows = read_rows
         self._make_worker = make_worker
@@ -63,6 +64,7 @@ class Supervisor:
         self._on_refreshed = refreshed
         self._fleet = fleet
         self._max_sessions = max_sessions
+        self._on_wanted = wanted
         self._reading = Reading(self._read, self._read_ended, config.refresh_interval_seconds)
         # A SimpleQueue: its put may be called from a signal handler at any point.
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -85,6 +87,10 @@ class Supervisor:
     def refresh(self) -> None:
         """Read the rows now; when a reading is under way, once more after it."""
         self._reading.ask()
+
+    def rows_changed(self) -> None:
+        """Read the rows now, unless they could not be read: then when the log said."""
+        self._reading.changed()
 
     def report(self) -> None:
         """Log how the mailboxes, and the other instances, are doing."""
@@ -213,6 +219,7 @@ class Supervisor:
         self._wanted = {
             id_: mailbox for id_, mailbox in self._rows.items() if id_ in stay or is_mine(id_)
         }
+        self._on_wanted(self._wanted.values())
         difference = diff(running, self._wanted.values())
         for id_ in (*difference.removed, *difference.changed):
             self._workers[id_].ask_to_stop()

@@ -1,8 +1,10 @@
 """METRICS_LISTEN: what Prometheus and load balancers are shown, by the program."""
 
+import contextlib
 import json
 import re
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from rebreak_idle.endpoint import THREADS
 from tests.conftest import Run
 from tests.support.daemon import REPOSITORY, Daemon
 from tests.support.documents import code_in, fences_of, table_of
@@ -201,6 +204,28 @@ def has_ipv6() -> bool:
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_askers_that_say_a_byte_now_and_then_hold_up_nobody(run: Run, port: int) -> None:
+    """As many as there are threads: the whole request is bounded, not each byte of it."""
+    over = threading.Event()
+
+    def drip() -> None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as slow:
+            while not over.wait(0.1):
+                slow.sendall(b"G")
+
+    askers = [threading.Thread(target=drip) for _ in range(THREADS)]
+    with run(METRICS_LISTEN=f"127.0.0.1:{port}"):
+        get(port, "/healthz")
+        for asker in askers:
+            asker.start()
+        try:
+            assert get(port, "/healthz").status_code in (200, 503)
+        finally:
+            over.set()
+            for asker in askers:
+                asker.join()
+
+
 def test_ipv6_in_brackets(run: Run, port: int) -> None:
     """It listens there, and there alone."""
     with run(METRICS_LISTEN=f"[::1]:{port}") as daemon:

@@ -362,15 +362,16 @@ def test_a_row_that_is_gone_is_told_no_more(said: list[str]) -> None:
 class Worker:
     """A worker whose state a test sets."""
 
-    def __init__(self, id_: str, state: State) -> None:
+    def __init__(self, id_: str, state: State, unwatched_since: float = 5000.0) -> None:
         self.mailbox = mailbox(id_)
         self.state = state
+        self.unwatched_since = unwatched_since
 
     def is_stopping(self) -> bool:
         return self.state is State.STOPPED
 
     def status(self) -> Status:
-        return Status(self.state, 0.0, False, None, 0.0, "", REFUSED, 5000.0)
+        return Status(self.state, 0.0, False, None, 0.0, "", REFUSED, self.unwatched_since)
 
 
 def test_a_look_at_all_tells_what_is_news() -> None:
@@ -397,6 +398,34 @@ def test_a_look_at_all_tells_what_is_news() -> None:
         delivery.client.answers.put(AWAY)
         wait_for(lambda: not delivery.notifier._entries, SECONDS, "the row to be forgotten")
         assert not notices.ids
+
+
+def test_of_a_mailbox_that_another_process_watches_nothing_is_kept() -> None:
+    """When it comes back it is as new: not unwatched for as long as it was away, and what was told
+    of it before is no reason to tell nothing.
+    """
+    with delivery_of(1) as delivery:
+        roster, clock = Roster(), delivery.clock
+        watcher = Watcher(roster, Notices(str, clock, clock.wall), delivery.notifier)
+        anna, ben = Worker("anna", State.BACKING_OFF), Worker("ben", State.PARKED)
+        for worker in (anna, ben):
+            roster.add(worker)
+        watcher.look()
+        assert delivery.client.next() == "ben parked"
+        delivery.client.answers.put(None)
+        for worker in (anna, ben):
+            worker.state = State.STOPPED
+            roster.ended(worker)
+        roster.keep_only([])
+        watcher.look()
+        clock.now += 2 * UNWATCHED_SECONDS
+        roster.keep_only([anna.mailbox, ben.mailbox])
+        roster.add(Worker("anna", State.CONNECTING, clock.now))
+        roster.add(Worker("ben", State.PARKED, clock.now))
+        watcher.look()
+        assert delivery.client.next() == "ben parked"
+        delivery.client.answers.put(None)
+        wait_for(lambda: not delivery.notifier._entries, SECONDS, "nothing more to be told")
 
 
 def test_the_thread_that_looks_outlives_a_fault(said: list[str]) -> None:
