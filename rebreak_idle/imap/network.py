@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from ..tls_errors import forget_tls_errors
 from .addresses import AddressOrder
 
 # A silent peer is noticed within 90 s: probes after 60 s and then every 15 s, given up when 90 s
@@ -97,6 +98,7 @@ def shake_hands(sock: ssl.SSLSocket, look: Look | None = None) -> None:
             look(_first_bytes(sock))
         sock.do_handshake()
     except OSError as error:
+        forget_tls_errors()
         if is_closed_by_server(error):
             raise HandshakeClosed from error
         raise

@@ -1,7 +1,6 @@
 """One connection's bytes: connecting, TLS, lines; every wait has a deadline and can be woken.
 
-Time-outs of sockets hold for each `recv`; here an answer is bounded as a whole, however slowly its
-bytes drip in.
+Time-outs of sockets hold for each `recv`; here an answer is bounded as a whole.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from ..errors import Interrupted
+from ..tls_errors import forget_tls_errors, send_all
 from .addresses import Address
 from .answer_size import MAX_ANSWER_BYTES, AnswerSize
 from .network import Look, Resumption, describe, describe_end, is_timeout, over_tls, shake_hands
@@ -26,8 +26,7 @@ from .race import Race
 MAX_LINE_BYTES = 192 * 1024
 # A TLS record holds no more (RFC 8446, section 5.1), so that nothing of one is left in OpenSSL.
 RECEIVE_BYTES = 16 * 1024
-# The share by which a wait may be too short; it is never too long.
-TIMEOUT_SLACK = 0.05
+TIMEOUT_SLACK = 0.05  # the share by which a wait may be too short; it is never too long
 # A peer that closed is ready to be read: Linux says so even while older data is unread.
 CLOSED = getattr(select, "POLLRDHUP", 0)
 READABLE = select.POLLIN | CLOSED
@@ -123,7 +122,7 @@ class Stream:
         self.restart_deadline()
         sock = self._open_socket()
         self._set_timeout(sock)
-        sock.sendall(data)
+        send_all(sock, data)
 
     def restart_deadline(self) -> None:
         """The next answer begins: it has the whole time-out and its own measure of bytes."""
@@ -265,6 +264,7 @@ class Stream:
         except OSError as error:
             if is_timeout(error):
                 raise
+            forget_tls_errors()
             self._check_stop()
             self.close_reason = f"connection lost ({describe(error)})"
             return

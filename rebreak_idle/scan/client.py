@@ -24,6 +24,7 @@ from .. import __version__
 from ..config import Config
 from ..errors import BackendUnavailable, ScanFailed
 from ..mailbox import Mailbox
+from ..tls_errors import forget_tls_errors
 from .answer import SECRET_REFUSED, Answer, ScanResult, raise_unless_reached, read_result
 from .connections import Adapter, Exchange, UnderWay, error_chain, innermost_error
 
@@ -151,6 +152,7 @@ class ScanClient:
                 exchange.raise_if_aborted()  # its end may look like the end of the answer
                 return answer
             except (requests.RequestException, HTTPError, OSError) as error:
+                forget_tls_errors()
                 raise self._failure(error, exchange) from error
 
     def _send_or_resend(self, prepared: requests.PreparedRequest, exchange: Exchange) -> Answer:
@@ -160,6 +162,7 @@ class ScanClient:
         try:
             return self._send(prepared, exchange)
         except (requests.RequestException, HTTPError, OSError) as error:
+            forget_tls_errors()
             if not exchange.was_closed_meanwhile(error):
                 raise
         self._adapter.forget_connections()  # others that were kept alive may be closed too
