@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ COMMAND_SECONDS = 30.0
 # Linux hands out ports from 32768 on to outgoing connections (ip_local_port_range). A server
 # that is stopped and started again must not find its port taken by one of those.
 PORTS = range(15000, 32000)
+LANES = 16
 
 RUNS_AS_ROOT = os.geteuid() == 0
 
@@ -42,10 +44,17 @@ def find_program(name: str) -> str:
     return found
 
 
+def _lane() -> int:
+    """Which ports are this process's, where tests run in parallel: one that was found free is
+    listened on a moment later only.
+    """
+    return int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "")) or 0) % LANES
+
+
 def free_port() -> int:
     """A port on 127.0.0.1 that nobody listens on, out of reach of outgoing connections."""
     while True:
-        port = random.choice(PORTS)
+        port = random.choice(PORTS[_lane() :: LANES])
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
