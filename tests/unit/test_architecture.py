@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import imaplib
 import inspect
 import ssl
@@ -358,3 +359,12 @@ def test_overrides_take_what_the_originals_take(ours: type, theirs: type, name: 
     """Each override has the parameters of the method that it replaces, in the same order."""
     expected = list(inspect.signature(getattr(theirs, name)).parameters)
     assert list(inspect.signature(getattr(ours, name)).parameters) == expected
+
+
+def test_every_folder_is_installed() -> None:
+    """`pip install` takes the packages that setup.cfg names, and no other."""
+    settings = configparser.ConfigParser()
+    settings.read(PACKAGE.parent / "setup.cfg", "utf-8")
+    folders = {path.parent for path in PACKAGE.rglob("__init__.py")}
+    names = {".".join(folder.relative_to(PACKAGE.parent).parts) for folder in folders}
+    assert set(settings["options"]["packages"].split()) == names
