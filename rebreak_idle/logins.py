@@ -115,9 +115,9 @@ class TokenLogin:
         self._logger = logger
         self._token: AccessToken | None = None
         self._previous: AccessToken | None = None
-        self._hidden: tuple[tuple[object, ...], str] = ((), "")
-        """What was hidden last, and its text: the same is asked for again and again."""
         """The one before it, until the server has taken this one: it may be said back."""
+        self._hidden: tuple[tuple[object, ...], str] = ((), "")
+        """What was asked last to be hidden, and the answer: the same is asked again and again."""
         self._wants_fresh = False
         """Whether the next one is asked for because the last one was refused."""
         self._is_fresh = False
@@ -129,13 +129,14 @@ class TokenLogin:
         self._examined_at = -math.inf
 
     def hide(self, text: str) -> str:
-        tokens = (self._token, self._previous)
-        if self._hidden[0] != (text, *tokens):
+        asked = (text, self._token, self._previous)
+        last_asked, shown = self._hidden  # together, for another thread may ask for another text
+        if last_asked != asked:
             shown = text
-            for token in tokens:
+            for token in asked[1:]:
                 shown = token.hide(shown) if token is not None else shown
-            self._hidden = (text, *tokens), shown
-        return self._hidden[1]
+            self._hidden = asked, shown
+        return shown
 
     def obtain(self, pool: PooledTask) -> AccessToken:
         """Raises:
