@@ -192,12 +192,7 @@ def _run_daemon(
         services.forget_all_but(mailboxes)
         outside.refreshed()
 
-    changes = Changes(
-        ConnectionStore(config.database, config.query).read,
-        Fingerprint(config.database, config.query),
-        config.change_check_seconds,
-        config.refresh_interval_seconds,
-    )
+    changes = _changes(config)
     supervisor = Supervisor(
         changes.read,
         make_worker,
@@ -218,6 +213,15 @@ def _run_daemon(
         logger.info("stopped")
     output.drain()
     os._exit(EX_OK)  # not sys.exit: threads that hang in a system call would be waited for
+
+
+def _changes(config: Config) -> Changes:
+    return Changes(
+        ConnectionStore(config.database, config.query).read,
+        Fingerprint(config.database, config.query),
+        config.change_check_seconds,
+        config.refresh_interval_seconds,
+    )
 
 
 def _fleet_table(config: Config) -> FleetTable:

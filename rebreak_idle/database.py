@@ -65,3 +65,8 @@ def _shut(connection: psycopg.Connection[Any]) -> None:
     """End a connection that another thread waits on; its wait then fails."""
     with socket.socket(fileno=socket.dup(connection.fileno())) as duplicate:
         duplicate.shutdown(socket.SHUT_RDWR)
+
+
+def words_of(error: Exception) -> str:
+    """What the database, or the way to it, said, in one line."""
+    return " ".join(str(error).split()) or error.__class__.__name__

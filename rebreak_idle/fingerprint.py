@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import psycopg
 from psycopg.pq import ExecStatus
 
-from .database import Limits, transaction
+from .database import Limits, transaction, words_of
 from .database_url import Database
 from .errors import DatabaseError, NoFingerprint
 from .store import positions_of_known
@@ -47,11 +47,11 @@ class Fingerprint:
         try:
             return self._take()
         except psycopg.errors.QueryCanceled as error:
-            raise NoFingerprint(_words(error)) from error  # the rows have more time
+            raise NoFingerprint(words_of(error)) from error  # the rows have more time
         except (psycopg.OperationalError, psycopg.InterfaceError, UnicodeError) as error:
-            raise DatabaseError(_words(error)) from error
+            raise DatabaseError(words_of(error)) from error
         except psycopg.Error as error:
-            raise NoFingerprint(_words(error)) from error
+            raise NoFingerprint(words_of(error)) from error
 
     def _take(self) -> str:
         with transaction(self._database, LIMITS, read_only=True) as connection:
@@ -102,7 +102,3 @@ def _execute(
     if result.status != ExecStatus.TUPLES_OK:
         raise psycopg.errors.error_from_result(result, "utf-8")
     return result
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split()) or error.__class__.__name__

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable
 
 from .limits import Backoff, CircuitBreaker, Slot, Slots, seconds_text
-from .log import Logger, sanitize
+from .log import host_logger as logger
+from .log import sanitize
 
 FAILURES_THAT_MEAN_DOWN = 5
 # How often whoever is to probe looks whether that is still so.
 LOOK_AGAIN_SECONDS = 1.0
-logger = Logger("host")
 
 
 class Gate:

@@ -11,10 +11,9 @@ from .config import Config
 from .errors import HostUnreachable
 from .gate import Gate
 from .limits import Backoff, Slots, TokenBucket, seconds_text
-from .log import Logger, sanitize
+from .log import host_logger as logger
+from .log import sanitize
 from .places import Places
-
-logger = Logger("host")
 
 Clock = Callable[[], float]
 Wait = Callable[[float], None]

@@ -267,5 +267,7 @@ class Logger(logging.LoggerAdapter[logging.Logger]):
         super().__init__(log, {"prefix": prefix, "hide": hide})
 
 
+backend_logger = Logger("backend")
 database_logger = Logger("db")
 fleet_logger = Logger("fleet")
+host_logger = Logger("host")

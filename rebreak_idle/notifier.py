@@ -12,7 +12,8 @@ from typing import Protocol
 from .errors import ScanFailed
 from .faults import UnexpectedErrors
 from .limits import Backoff
-from .log import Logger, sanitize
+from .log import backend_logger as logger
+from .log import sanitize
 from .notices import Notice, Notices
 from .portions import in_portions
 from .roster import Roster
@@ -26,7 +27,6 @@ RETRY_MAX_SECONDS = 300.0
 PROBE_MAX_SECONDS = 30.0
 # How often all mailboxes are looked at: a millisecond for ten thousand.
 LOOK_SECONDS = 5.0
-logger = Logger("backend")
 
 
 class Client(Protocol):

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
-from .database import Limits, transaction
+from .database import Limits, transaction, words_of
 from .database_url import Database
 from .errors import DatabaseError
 from .hostname import host_problem
@@ -86,7 +86,6 @@ def _texts(result: PGresult) -> tuple[list[str], list[Row]]:
 
 def _explain(error: Exception) -> str:
     """One sentence for the log: what PostgreSQL said, and what to do about it."""
-    said = " ".join(str(error).split()) or error.__class__.__name__
     match error:
         case psycopg.errors.UndefinedTable():
             remedy = "create the table, or set MAIL_CONNECTIONS_QUERY (or schema=) to the right one"
@@ -100,7 +99,7 @@ def _explain(error: Exception) -> str:
             remedy = "check DATABASE_URL and that the database runs"
         case _:
             remedy = "check DATABASE_URL and MAIL_CONNECTIONS_QUERY"
-    return f"{said}: {remedy}"
+    return f"{words_of(error)}: {remedy}"
 
 
 def _plain(column: str) -> str:

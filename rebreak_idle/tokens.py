@@ -11,7 +11,8 @@ from .config import Config
 from .errors import TokenUnavailable
 from .gate import Gate
 from .limits import Backoff, Slots
-from .log import Logger, RepeatFilter, sanitize
+from .log import RepeatFilter, sanitize
+from .log import backend_logger as logger
 from .mailbox import Mailbox
 
 # While the backend is away whoever is next in line probes, as for scans.
@@ -19,7 +20,6 @@ PROBE_INITIAL_SECONDS = 1.0
 PROBE_MAX_SECONDS = 10.0
 # They take threads of those that connect: of these some must be left.
 MOST_AT_ONCE = 64
-logger = Logger("backend")
 
 
 class TokenRequests(Protocol):

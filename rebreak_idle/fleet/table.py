@@ -12,7 +12,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from .. import __version__
-from ..database import Limits, transaction
+from ..database import Limits, transaction, words_of
 from ..database_url import Database
 from ..errors import RebreakError
 from .instance import Instance
@@ -176,11 +176,11 @@ class FleetTable:
                     )
                 return action(connection)
         except psycopg.OperationalError as error:
-            raise TableUnreachable(_said(error)) from error
+            raise TableUnreachable(words_of(error)) from error
         except READ_ONLY as error:
-            raise TableReadOnly(_said(error)) from error
+            raise TableReadOnly(words_of(error)) from error
         except (psycopg.Error, UnicodeError) as error:
-            raise TableUnusable(_said(error)) from error
+            raise TableUnusable(words_of(error)) from error
 
 
 def _instance(
@@ -198,7 +198,3 @@ def _instance(
     if found := VIEW_AND_SHARE.fullmatch(view):
         view, share = found.groups()
     return Instance(name, incarnation, beat, leaving, view, settled, share, mailboxes, watched)
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split()) or error.__class__.__name__

@@ -107,9 +107,8 @@ class _Said:
     """What a server said to a login that failed, each text with what it means.
 
     ``answer`` is the command's own, None where there is none; ``is_about_command``: another way to
-    log in may do. Of what is said besides only that
-    which means the credentials is a refusal; of an untagged NO only its code tells, as its text
-    may be about anything (RFC 9051, section 7.1.2).
+    log in may do. Of what is said besides only that which means the credentials is a refusal; of an
+    untagged NO only its code tells, as its text may be about anything (RFC 9051, section 7.1.2).
     """
 
     def __init__(self, transport: Transport, username: str, redacted: Callable[[str], str]) -> None:

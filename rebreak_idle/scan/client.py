@@ -162,9 +162,9 @@ class ScanClient:
         try:
             return self._send(prepared, exchange)
         except (requests.RequestException, HTTPError, OSError) as error:
-            forget_tls_errors()
             if not exchange.was_closed_meanwhile(error):
                 raise
+            forget_tls_errors()
         self._adapter.forget_connections()  # others that were kept alive may be closed too
         exchange.is_sent = False
         return self._send(prepared, exchange)

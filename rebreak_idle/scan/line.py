@@ -12,7 +12,8 @@ from typing import Protocol
 
 from ..errors import BackendUnavailable, Interrupted, ScanFailed
 from ..limits import Backoff, CircuitBreaker
-from ..log import Logger, sanitize
+from ..log import backend_logger as logger
+from ..log import sanitize
 from ..mailbox import Mailbox
 from ..reactions import Reactions
 from .answer import ScanResult
@@ -21,7 +22,6 @@ from .answer import ScanResult
 # every ten seconds costs nobody anything, and mail waits for it.
 PROBE_INITIAL_SECONDS = 1.0
 PROBE_MAX_SECONDS = 10.0
-logger = Logger("backend")
 
 
 class Client(Protocol):
