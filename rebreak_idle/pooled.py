@@ -54,8 +54,11 @@ class PooledTask:
         self._progress.expect(math.inf)
         self._wait(seconds)
 
-    def run(self, task: Callable[[], T]) -> T:
+    def run(self, task: Callable[[], T], to_its_end: bool = False) -> T:
         """Do the task and wait for its end; returns or raises what it does.
+
+        A wait that is interrupted leaves the task to itself, but ``to_its_end`` where it uses what
+        this thread uses next.
 
         Raises:
             SessionLost: the system gives no thread for it.
@@ -83,7 +86,7 @@ class PooledTask:
             while not future.done():
                 self._wait(math.inf)
         except Interrupted:
-            if not future.cancel():
-                future.exception()  # the session is interrupted too, and still in use
+            if not future.cancel() and to_its_end:
+                future.exception()
             raise
         return future.result()

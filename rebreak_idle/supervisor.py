@@ -21,6 +21,9 @@ from .report import report
 from .scan.scanner import Scanner
 from .worker import IdleWorker
 
+# Python's handlers run on the main thread, which a signal does not wake where the system gave it to
+# another one: so long it may be unseen. https://docs.python.org/3/library/signal.html
+SIGNAL_SECONDS = 0.5
 # How often the supervisor looks after requests and threads.
 WATCH_SECONDS = 5.0
 OVERDUE_SECONDS = 60.0
@@ -114,7 +117,7 @@ class Supervisor:
         return stopping.stop_workers(list(self._workers.values()), self._scans, self._stop_asked_at)
 
     def _wait_for_event(self) -> None:
-        wait = min(WATCH_SECONDS, self._fleet.wait_seconds)
+        wait = min(SIGNAL_SECONDS, self._fleet.wait_seconds)
         if (until_reading := self._reading.wait_seconds) is not None:
             wait = min(wait, until_reading)
         try:

@@ -154,7 +154,8 @@ class IdleWorker(threading.Thread):
         secret = self._login.obtain(pool)
         with self._host.connecting(mailbox.id, self._woken.set, pool.wait_in_line, pool.run):
             self._login.check()
-            return pool.run(lambda: self._open(secret))
+            # An interrupted session ends soon, and is closed here.
+            return pool.run(lambda: self._open(secret), to_its_end=True)
 
     def _open(self, secret: str | AccessToken) -> tuple[SessionLike, bool]:
         """On a thread of the pool; one task, because each takes two hand-overs between threads."""

@@ -111,8 +111,9 @@ class ScanLine:
     def wait_for_end(self, seconds: float) -> None:
         """Wait for the requests under way, at most ``seconds``, and end those that are left."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._under_way, max(0.0, seconds))
-        self._client.abort_all()
+            is_over = self._changed.wait_for(lambda: not self._under_way, max(0.0, seconds))
+        if not is_over:
+            self._client.abort_all()
 
     def _begin(self) -> bool:
         """Wait while the backend is away; True when this request is the probe."""

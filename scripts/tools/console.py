@@ -26,16 +26,23 @@ class Failure(Exception):
 
 
 class Flag:
-    """Something to wait for that a signal handler may raise.
+    """Something to wait for that a signal may raise.
 
     Not `threading.Event`: its lock may be held by the very thread that the signal interrupts.
     """
 
     def __init__(self) -> None:
         self._read_end, self._write_end = os.pipe()
+        os.set_blocking(self._write_end, False)
 
     def set(self) -> None:
         os.write(self._write_end, b".")
+
+    def set_by_signals(self) -> None:
+        """Have each signal that has a handler set it at once, whichever thread takes it: handlers
+        run on the main thread, and only when that wakes.
+        """
+        signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
 
     def wait(self, seconds: float) -> bool:
         """Whether it is set, within ``seconds``."""
@@ -78,8 +85,9 @@ def show_any_character() -> None:
 
 def listen_for_signals() -> None:
     """Only note that it is time to stop: an exception at any place could lose a started server."""
+    _stop.set_by_signals()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda _number, _frame: _stop.set())
+        signal.signal(number, lambda _number, _frame: None)
 
 
 def asked_to_stop() -> bool:

@@ -391,7 +391,8 @@ def test_the_stop_does_not_wait_for_a_token(
         wait_for(lambda: len(mint.problems) <= 36, 20, "four requests")
         began = time.monotonic()
         assert daemon.stop() == 0
-        assert time.monotonic() - began < 10
+        # Sessions that hang have seven seconds; there is none here.
+        assert time.monotonic() - began < 5
 
 
 # The preflight

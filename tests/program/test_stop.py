@@ -1,5 +1,6 @@
 """The orderly stop, whatever the sessions are doing."""
 
+import ctypes
 import signal
 import socket
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
+from tests.support.daemon import REPOSITORY
 from tests.support.recording_backend import Hang, RecordingBackend
 from tests.support.rig import add_mailboxes, stored
 from tests.support.scripted_imap import Connection, Mailbox, ScriptedImap
@@ -18,6 +20,9 @@ from tests.support.waiting import wait_for
 
 # The contract's bound on a stop: a promise, not a measure of speed.
 STOP_SECONDS = 10.0
+
+# The main thread waits five seconds for other events, and half a second for signals.
+LATEST_NOTICE_SECONDS = 3.0
 
 HANGING = ["greeting", "capability", "login", "examine", "idle", "done", "logout"]
 
@@ -122,6 +127,49 @@ def test_a_second_signal_ends_at_once(
             daemon.wait_line("[idle/db] stopping")
             daemon.signal(signal.SIGTERM)
             assert daemon.wait(2) == -signal.SIGTERM
+
+
+def test_a_signal_that_another_thread_takes(run: Run) -> None:
+    """The system may give a signal to any thread, and Python's handlers run on the main one only:
+    it looks for them often enough.
+    """
+    with run() as daemon:
+        daemon.wait_line("refreshed")
+        threads = [int(task.name) for task in Path(f"/proc/{daemon.pid}/task").iterdir()]
+        another = next(number for number in threads if number != daemon.pid)
+        for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGTERM):
+            before = daemon.mark()
+            assert ctypes.CDLL(None).tgkill(daemon.pid, another, number) == 0
+            daemon.wait_line("[idle/db] ", LATEST_NOTICE_SECONDS, after=before)
+        assert daemon.wait(STOP_SECONDS) == 0
+
+
+# Imported by every Python that has its folder in PYTHONPATH.
+NAMES_THAT_HANG = """
+import socket, sys, threading
+
+real = socket.getaddrinfo
+
+def getaddrinfo(host, *args, **more):
+    if host == "hangs.example":
+        print("asked for", host, flush=True)
+        threading.Event().wait()
+    return real(host, *args, **more)
+
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+def test_a_name_that_is_being_looked_up_does_not_hold_up_the_stop(
+    run: Run, database: Database, tmp_path: Path
+) -> None:
+    """No resolver's silence is waited for."""
+    (tmp_path / "sitecustomize.py").write_text(NAMES_THAT_HANG)
+    database.add("user@example.org", imap_host="hangs.example", password_encrypted=stored("secret"))
+    with run(PYTHONPATH=f"{tmp_path}:{REPOSITORY}") as daemon:
+        daemon.wait_line("asked for hangs.example")
+        stop_in_time(daemon)
+        assert daemon.lines[-1] == "[idle/db] stopped"
 
 
 def test_a_stop_while_the_database_hangs(
