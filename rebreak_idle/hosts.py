@@ -88,45 +88,39 @@ class Endpoint:
         long; what these raise goes through. What the block raises tells how the host is doing.
         """
         at_name = Turn(self._name, mailbox_id, wake)
+        host: Host | None = None
+        turn: Turn | None = None
         try:
             while (seconds := at_name.wait_seconds()) > 0:
                 wait(seconds)
-            with self._at_host(at_name, mailbox_id, wake, wait, run):
-                yield
-        except HostUnreachable as error:
-            if isinstance(error, NameUnusable) or self._name.is_down:
-                self._name.record_failure(mailbox_id, str(error), at_name.line)
-            raise
-        except (SessionLost, LoginRefused):
-            self._name.record_success()
-            raise
-        else:
-            self._name.record_success()
-        finally:
-            at_name.end()
-
-    @contextmanager
-    def _at_host(
-        self, at_name: Turn, mailbox_id: str, wake: Callable[[], None], wait: Wait, run: Run
-    ) -> Iterator[None]:
-        host, turn = self._turn_at_host(at_name, mailbox_id, wake, wait, run)
-        try:
+            host, turn = self._turn_at_host(at_name, mailbox_id, wake, wait, run)
             host.wait_for_login(wait)
             host.attempt_began(mailbox_id)
             yield
-        except NameUnusable:
+        except NameUnusable as error:
+            self._name.record_failure(mailbox_id, str(error), at_name.line)
             raise
         except HostUnreachable as error:
-            host.refused(mailbox_id, error, turn.line)
+            if host is not None and turn is not None:
+                host.refused(mailbox_id, error, turn.line)
+            if self._name.is_down:
+                self._name.record_failure(mailbox_id, str(error), at_name.line)
             raise
         except (SessionLost, LoginRefused):
-            host.connected(mailbox_id)
+            self._was_reached(host, mailbox_id)
             raise
         else:
-            host.connected(mailbox_id)
+            self._was_reached(host, mailbox_id)
         finally:
-            host.attempt_ended(mailbox_id)
-            turn.end()
+            if host is not None and turn is not None:
+                host.attempt_ended(mailbox_id)
+                turn.end()
+            at_name.end()
+
+    def _was_reached(self, host: Host | None, mailbox_id: str) -> None:
+        if host is not None:
+            host.connected(mailbox_id)
+        self._name.record_success()
 
     def _turn_at_host(
         self, at_name: Turn, mailbox_id: str, wake: Callable[[], None], wait: Wait, run: Run

@@ -91,7 +91,7 @@ class IdleWorker(threading.Thread):
         last = scanner.troubles.last
         if self._opened_at == math.inf:  # there is no session
             last = recovery.troubles.last or last
-        owed, in_line, next_try_at = scanner.owed, scanner.in_line, scanner.next_try_at
+        owed, in_line, next_try_at = scanner.owed, scanner.in_line, scanner.next_try_at()
         hide = self._login.hide
         return self._progress.status(owed, in_line, next_try_at, last, recovery, hide)
 
@@ -124,7 +124,8 @@ class IdleWorker(threading.Thread):
         """A session from connect to end; what ended it."""
         self._recovery.begin_attempt()
         try:
-            self._watch(*self._connect())
+            session, idling = self._connect()
+            self._watch(session, idling)
         except Interrupted:
             raise
         except RebreakError as error:
@@ -231,7 +232,7 @@ class IdleWorker(threading.Thread):
             look_up = min(until, now + longest)
             self._send_owed(look_up)
             progress.expect(longest)
-            left = min(look_up, self.scanner.next_try_at) - self._clock()
+            left = min(look_up, self.scanner.next_try_at()) - self._clock()
             self._hear(session.wait(max(0.0, left)))
             if self._clock() - look_up > proof.gap_seconds:
                 progress.stood_still()
@@ -289,7 +290,7 @@ class IdleWorker(threading.Thread):
         """
         self._check_stop()
         self.scanner.send_due()
-        seconds = min(seconds, self.scanner.next_try_at - self._clock(), threading.TIMEOUT_MAX)
+        seconds = min(seconds, self.scanner.next_try_at() - self._clock(), threading.TIMEOUT_MAX)
         self._woken.wait(max(0.0, seconds))
         self._woken.clear()
         self._check_stop()

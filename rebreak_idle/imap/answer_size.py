@@ -14,6 +14,8 @@ MAX_ANSWER_READS = 100_000
 class AnswerSize:
     """Counts what comes since the answer began."""
 
+    __slots__ = ("kept_bytes", "reads", "received_bytes")
+
     def __init__(self) -> None:
         self.restart()
 

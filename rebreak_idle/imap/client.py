@@ -12,6 +12,9 @@ from .events import Phase
 from .network import NoTimeouts
 from .transport import Transport
 
+# Without the look for IDLE among the capabilities before each call, which `idle` has done: it takes
+# 512 bytes of stack from every thread that waits.
+_idle_check = imapclient.IMAPClient.idle_check.__wrapped__
 LONGEST_POLL_SECONDS = 86400.0  # where IMAPClient would wait for ever
 
 
@@ -53,11 +56,23 @@ class Client(imapclient.IMAPClient):  # type: ignore[misc]  # imapclient has no 
 
     def idle(self) -> None:
         self.transport.events.idle_over = False
-        self.transport.in_phase(Phase.IDLE_BEGINS, super().idle)
+        self.transport.begin_phase(Phase.IDLE_BEGINS)
+        try:
+            super().idle()
+        finally:
+            self.transport.begin_phase(Phase.ANSWERS)
         self.transport.forget_answers()
 
     def idle_check(self, timeout: float | None = None) -> Any:
-        return self.transport.in_phase(Phase.IDLING, super().idle_check, timeout)
+        self.transport.begin_phase(Phase.IDLING)
+        try:
+            return _idle_check(self, timeout)
+        finally:
+            self.transport.begin_phase(Phase.ANSWERS)
 
     def idle_done(self) -> Any:
-        return self.transport.in_phase(Phase.IDLE_ENDS, super().idle_done)
+        self.transport.begin_phase(Phase.IDLE_ENDS)
+        try:
+            return super().idle_done()
+        finally:
+            self.transport.begin_phase(Phase.ANSWERS)

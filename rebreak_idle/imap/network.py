@@ -63,6 +63,8 @@ class NoTimeouts:
     hundreds of other threads wait for.
     """
 
+    __slots__ = ()
+
     def settimeout(self, seconds: float | None) -> None:
         """Ignored."""
 

@@ -17,6 +17,8 @@ WAKE_UP_BYTES = 1024
 class Pace:
     """Counts what a server makes us do. Used by one thread at a time."""
 
+    __slots__ = ("_bytes_per_second", "_counted_at", "_done")
+
     def __init__(self, bytes_per_second: int) -> None:
         self._bytes_per_second = bytes_per_second
         self._done = 0.0

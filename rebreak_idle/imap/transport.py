@@ -42,11 +42,18 @@ PRIVATE_NAMES = {
     "IMAPClient._poll_socket": "overridden: a whole line may be at hand already",
 }
 
+# Objects share the names of their dicts only where each gets them in one go (PEP 412). What imaplib
+# adds after the first answers would make it 1.2 KiB for each; nor is there room for all of ours.
+LATE_NAMES = ("PROTOCOL_VERSION", "capabilities", "mo", "tagpre", "tagre", "welcome")
+OWN_NAMES = ("_addresses", "_has_announced", "_implicit_tls", "_phase", "events", "has_expunged")
+
 _EVENTS = (Kind.EXISTS, Kind.EXPUNGE, Kind.UNREADABLE)
 
 
 class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
     """imaplib's protocol over a `Stream`; implicit TLS unless ``tls`` is False."""
+
+    __slots__ = (*LATE_NAMES, *OWN_NAMES)
 
     def __init__(
         self,
@@ -115,7 +122,7 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
 
     def _refresh_capabilities(self, consume: bool = False) -> None:
         """Ask at the start, and not after a login, as Python 3.14 would: IMAPClient asks then."""
-        if "capabilities" not in vars(self):
+        if not hasattr(self, "capabilities"):
             self._get_capabilities()
 
     def send_id(self, fields: str) -> None:
@@ -162,13 +169,9 @@ class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
     def _log(self, line: str) -> None:
         """imaplib keeps the last lines, LOGIN with its password among them; this does not."""
 
-    def in_phase(self, phase: Phase, action: Callable[..., Any], *args: object) -> Any:
-        """Do what reads the lines of that phase."""
+    def begin_phase(self, phase: Phase) -> None:
+        """What is read from now on are the lines of that phase."""
         self._phase, self._has_announced = phase, False
-        try:
-            return action(*args)
-        finally:
-            self._phase = Phase.ANSWERS
 
     def forget_answers(self) -> None:
         """Let go of what was read up to now: imaplib keeps two kilobytes of it."""

@@ -48,16 +48,15 @@ class PendingScan:
     @property
     def reason(self) -> str | None:
         """The most telling reason of all that is owed, None where nothing is."""
-        owed = self._all
+        owed = self._all()
         return owed and owed.reason
 
     @property
     def since(self) -> float | None:
         """Since when something is owed, by the clock; None where nothing is."""
-        owed = self._all
+        owed = self._all()
         return owed and owed.since
 
-    @property
     def _all(self) -> Owed | None:
         with self._lock:
             return _merged(self._before, self._since)

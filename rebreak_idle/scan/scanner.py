@@ -82,10 +82,9 @@ class Scanner:
     def _account(self) -> None:
         self._line.reactions.owes(self, lambda: self.owed_since)
 
-    @property
     def next_try_at(self) -> float:
         """When `send_due` has something to do, by the clock; infinite where nothing is known."""
-        if not self.owed or self.in_line:
+        if self.in_line or not self.pending.owed:
             return math.inf
         return max(self._not_before, self._paid_until - (SCANS_AT_ONCE - 1) * SCAN_EVERY_SECONDS)
 
@@ -96,7 +95,7 @@ class Scanner:
             Interrupted: the daemon stops.
         """
         now = self._clock()
-        if self.next_try_at <= now:
+        if self.next_try_at() <= now:
             self._paid_until = max(self._paid_until, now) + SCAN_EVERY_SECONDS
             self.in_line = True
             self._line.enter(self._request)

@@ -290,7 +290,7 @@ def test_one_mailbox_s_retry_after_holds_up_no_other() -> None:
         assert line.client.next() == "good"
         line.client.answers.put(None)
         wait_for(not_owed(good), SECONDS, "the other's scan")
-        assert bad.next_try_at == 200.0
+        assert bad.next_try_at() == 200.0
 
 
 def test_a_probe_that_is_broken_off_does_not_mean_that_the_backend_is_back(

@@ -277,7 +277,7 @@ def test_a_traceback_has_the_prefix_on_every_line(output: io.StringIO) -> None:
 
 def test_exception_outside_of_an_except_block(output: io.StringIO) -> None:
     """Where there is no exception there is no traceback, and the line appears."""
-    Logger("x").error("alone", exc_info=True)
+    Logger("x").exception("alone")
     assert output.getvalue() == "[idle/x] alone\n"
 
 
