@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from .config import Config
 from .errors import HostUnreachable, LoginRefused, NameUnusable, SessionLost
@@ -21,7 +22,20 @@ from .limits import Slots
 from .mailbox import Mailbox
 from .portions import in_portions
 
-Run = Callable[[Callable[[], list[Address]]], list[Address]]
+
+class Run(Protocol):
+    """Does what may take long; ``release`` is called once, at its end, whoever still waits."""
+
+    def __call__(
+        self, task: Callable[[], list[Address]], release: Callable[[], None]
+    ) -> list[Address]: ...
+
+
+def _at_once(task: Callable[[], list[Address]], release: Callable[[], None]) -> list[Address]:
+    try:
+        return task()
+    finally:
+        release()
 
 
 class _Name(Gate):
@@ -80,7 +94,7 @@ class Endpoint:
         mailbox_id: str,
         wake: Callable[[], None],
         wait: Wait,
-        run: Run = lambda task: task(),
+        run: Run = _at_once,
     ) -> Iterator[None]:
         """Wait for a slot and for a turn to log in; in the block the mailbox connects and logs in.
 
@@ -162,11 +176,13 @@ class Endpoint:
         try:
             while not slot.granted:
                 wait(math.inf)
-            if (found := resolver.at_hand(name, port)) is not None:
-                return found
-            return run(lambda: resolver.addresses(name, port))
-        finally:
+        except BaseException:
             slot.release()
+            raise
+        if (found := resolver.at_hand(name, port)) is not None:
+            slot.release()
+            return found
+        return run(lambda: resolver.addresses(name, port), slot.release)
 
     def session_began(self, mailbox_id: str, is_alive: Callable[[], bool]) -> None:
         """The mailbox logged in and stays; ``is_alive`` tells whether the server has closed."""

@@ -151,9 +151,10 @@ class TokenLogin:
         try:
             while (seconds := turn.wait_seconds()) > 0:
                 pool.wait_in_line(seconds)
-            token = pool.run(lambda: self._request(turn.line))
-        finally:
+        except BaseException:
             turn.end()
+            raise
+        token = pool.run(lambda: self._request(turn.line), turn.end)
         self._token, self._previous = token, self._token or self._previous
         return token
 

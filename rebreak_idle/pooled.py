@@ -54,11 +54,16 @@ class PooledTask:
         self._progress.expect(math.inf)
         self._wait(seconds)
 
-    def run(self, task: Callable[[], T], to_its_end: bool = False) -> T:
+    def run(
+        self,
+        task: Callable[[], T],
+        release: Callable[[], None] = lambda: None,
+        to_its_end: bool = False,
+    ) -> T:
         """Do the task and wait for its end; returns or raises what it does.
 
         A wait that is interrupted leaves the task to itself, but ``to_its_end`` where it uses what
-        this thread uses next.
+        this thread uses next. ``release`` is called once, when the task is over or will not begin.
 
         Raises:
             SessionLost: the system gives no thread for it.
@@ -80,7 +85,9 @@ class PooledTask:
             future = self._executor.submit(begin)
         except RuntimeError as error:  # it is queued all the same
             self._token = None
+            release()
             raise SessionLost(f"no connection can be made: {error}") from error
+        future.add_done_callback(lambda _: release())
         future.add_done_callback(lambda _: self.wake())
         try:
             while not future.done():

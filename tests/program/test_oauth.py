@@ -10,6 +10,7 @@ import pytest
 from rebreak_idle.store import DEFAULT_QUERY
 from tests.conftest import Run
 from tests.support.daemon import Daemon
+from tests.support.harness import assert_stays
 from tests.support.oauth import TokenMint
 from tests.support.recording_backend import (
     Behaviour,
@@ -393,6 +394,31 @@ def test_the_stop_does_not_wait_for_a_token(
         assert daemon.stop() == 0
         # Sessions that hang have seven seconds; there is none here.
         assert time.monotonic() - began < 5
+
+
+def test_a_request_that_is_left_keeps_its_turn(
+    watch: Callable[..., Daemon],
+    database: Database,
+    server: ScriptedImap,
+    backend: RecordingBackend,
+    mint: TokenMint,
+) -> None:
+    """A row changes while its request hangs: there are no more at once than are allowed."""
+    hang = Hang()
+    mint.problems = [hang]
+    add(database, server)
+    with watch(SCAN_CONCURRENCY=1) as daemon:
+        wait_for(lambda: len(backend.token_requests) == 1, 20, "the request")
+        database.execute("UPDATE mail_connections SET user_id = gen_random_uuid()")
+        for _ in range(2):  # the first may be part of the start
+            before = daemon.mark()
+            daemon.signal(signal.SIGHUP)
+            daemon.wait_line("refreshed — 1 active connections, 1 sessions", after=before)
+        assert_stays(lambda: len(backend.token_requests) == 1, 0.5, "one request")
+        hang.release()
+        server.wait_for_idling(1, 30)
+        assert len(backend.token_requests) == 2
+        assert backend.tokens_at_once_max == 1
 
 
 # The preflight
