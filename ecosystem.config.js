@@ -16,8 +16,8 @@ const daemon = {
   exp_backoff_restart_delay: 100,
   // EX_CONFIG: somebody has to fix the settings; a restart cannot.
   stop_exit_codes: [78],
-  // For leaks, not for load: a mailbox takes about 60 KiB, the program itself about 40 MiB, so that
-  // some 34,000 mailboxes would reach it (docs/benchmarks.md, run of 2026-11-25).
+  // For leaks, not for load: a mailbox takes about 56 KiB, the program itself about 42 MiB, so that
+  // some 36,000 mailboxes would reach it (docs/benchmarks.md, run of 2026-11-28).
   max_memory_restart: "2G",
 
   // The daemon's lines carry no date of their own.
