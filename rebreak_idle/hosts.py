@@ -184,6 +184,14 @@ class Endpoint:
             return found
         return run(lambda: resolver.addresses(name, port), slot.release)
 
+    def look_up(self) -> None:
+        """Look the name up anew, however long it takes, where it is too long ago or was of no use.
+
+        Raises:
+            NameUnusable: it leads nowhere.
+        """
+        self._hosts.resolver.addresses(*self.key[:2])
+
     def session_began(self, mailbox_id: str, is_alive: Callable[[], bool]) -> None:
         """The mailbox logged in and stays; ``is_alive`` tells whether the server has closed."""
         if self.host is not None:

@@ -58,12 +58,12 @@ class PooledTask:
         self,
         task: Callable[[], T],
         release: Callable[[], None] = lambda: None,
-        to_its_end: bool = False,
+        must_end: Callable[[], bool] = lambda: False,
     ) -> T:
         """Do the task and wait for its end; returns or raises what it does.
 
-        A wait that is interrupted leaves the task to itself, but ``to_its_end`` where it uses what
-        this thread uses next. ``release`` is called once, when the task is over or will not begin.
+        A wait that is interrupted leaves the task to itself, unless ``must_end`` says that it has
+        what this thread uses next. ``release`` is called once, when it is over or will not begin.
 
         Raises:
             SessionLost: the system gives no thread for it.
@@ -93,7 +93,7 @@ class PooledTask:
             while not future.done():
                 self._wait(math.inf)
         except Interrupted:
-            if not future.cancel() and to_its_end:
+            if not future.cancel() and must_end():
                 future.exception()
             raise
         return future.result()

@@ -124,8 +124,7 @@ class IdleWorker(threading.Thread):
         """A session from connect to end; what ended it."""
         self._recovery.begin_attempt()
         try:
-            session, idling = self._connect()
-            self._watch(session, idling)
+            self._watch(self._connect())
         except Interrupted:
             raise
         except RebreakError as error:
@@ -155,12 +154,12 @@ class IdleWorker(threading.Thread):
         secret = self._login.obtain(pool)
         with self._host.connecting(mailbox.id, self._woken.set, pool.wait_in_line, pool.run):
             self._login.check()
-            # An interrupted session ends soon, and is closed here.
-            return pool.run(lambda: self._open(secret), to_its_end=True)
+            return pool.run(lambda: self._open(secret), must_end=lambda: self._session is not None)
 
     def _open(self, secret: str | AccessToken) -> tuple[SessionLike, bool]:
         """On a thread of the pool; one task, because each takes two hand-overs between threads."""
         self._progress.change_state(State.CONNECTING)
+        self._host.look_up()
         self._session = session = self._services.connector.session(self.mailbox, self.is_stopping)
         session.open(secret)
         self._host.session_began(self.mailbox.id, session.is_alive)
@@ -181,8 +180,9 @@ class IdleWorker(threading.Thread):
                     del session
                     self._pool.let_go(last_reference)
 
-    def _watch(self, session: SessionLike, idling: bool) -> NoReturn:
-        """Watch INBOX for as long as the session lasts."""
+    def _watch(self, opened: tuple[SessionLike, bool]) -> NoReturn:
+        """Watch INBOX as long as the session lasts, which nobody else holds: see `_close`."""
+        session, idling = opened
         self._recovery.opened_inbox()
         self._logger.info("connected (%s:%d)", self.mailbox.host, self.mailbox.port)
         self._opened_at = self._clock()

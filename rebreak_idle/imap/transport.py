@@ -42,10 +42,13 @@ PRIVATE_NAMES = {
     "IMAPClient._poll_socket": "overridden: a whole line may be at hand already",
 }
 
-# Objects share the names of their dicts only where each gets them in one go (PEP 412). What imaplib
-# adds after the first answers would make it 1.2 KiB for each; nor is there room for all of ours.
-LATE_NAMES = ("PROTOCOL_VERSION", "capabilities", "mo", "tagpre", "tagre", "welcome")
-OWN_NAMES = ("_addresses", "_has_announced", "_implicit_tls", "_phase", "events", "has_expunged")
+# Objects share the names of their dicts where each gets them in one go, up to some 20 (PEP 412).
+# imaplib adds some while it connects, and newer ones have more; each dict would take 1.2 KiB.
+SLOTS_FOR_IMAPLIB = (
+    *("PROTOCOL_VERSION", "_cmd_log", "_cmd_log_idx", "_cmd_log_len", "capabilities"),
+    *("mo", "tagpre", "tagre", "welcome"),
+    *("_idle_capture", "_idle_responses", "_readbuf"),  # from Python 3.14 on
+)
 
 _EVENTS = (Kind.EXISTS, Kind.EXPUNGE, Kind.UNREADABLE)
 
@@ -53,7 +56,11 @@ _EVENTS = (Kind.EXISTS, Kind.EXPUNGE, Kind.UNREADABLE)
 class Transport(IMAP4_TLS):  # type: ignore[misc]  # imapclient has no types
     """imaplib's protocol over a `Stream`; implicit TLS unless ``tls`` is False."""
 
-    __slots__ = (*LATE_NAMES, *OWN_NAMES)
+    __slots__ = (
+        *SLOTS_FOR_IMAPLIB,
+        *("_addresses", "_has_announced", "_implicit_tls", "_phase"),
+        *("events", "has_expunged", "stream"),
+    )
 
     def __init__(
         self,
