@@ -40,7 +40,7 @@ def test_mail_is_announced_and_scanned(
     with run() as daemon:
         port = dovecot.imaps_port
         daemon.wait_line(f"[idle/anna@example.org] connected (localhost:{port})")
-        backend.wait_for(1)
+        daemon.wait_line("[idle/anna@example.org] scan-triggered → scanned=1 blocked=0")
         mark = daemon.mark()
         dovecot.deliver("anna@example.org", subject="hello")
         daemon.wait_line("[idle/anna@example.org] exists-event received (new mail)", after=mark)
@@ -63,6 +63,7 @@ def test_pymap_is_watched_too(
     database.add(pymap.user, imap_port=pymap.port, password_encrypted=stored(pymap.password))
     with run() as daemon:
         daemon.wait_line(f"[idle/{pymap.user}] connected (localhost:{pymap.port})")
+        daemon.wait_line("scan-triggered")
         mark = daemon.mark()
         pymap.deliver()
         daemon.wait_line("exists-event received (new mail)", after=mark)
@@ -80,6 +81,7 @@ def test_starttls(run: Run, add: Callable[..., str], dovecot: Dovecot) -> None:
     )
     with run(MAIL_CONNECTIONS_QUERY=ALL_COLUMNS) as daemon:
         daemon.wait_line("[idle/stella@example.org] connected (127.0.0.2:")
+        daemon.wait_line("scan-triggered")
         mark = daemon.mark()
         dovecot.deliver("stella@example.org")
         daemon.wait_line("scan-triggered", after=mark)
@@ -200,7 +202,7 @@ def test_reconnects_after_a_kick(
     add("anna@example.org")
     with run(RECONNECT_INITIAL_SECONDS="2") as daemon:
         daemon.wait_line("connected")
-        backend.wait_answered(1)
+        daemon.wait_line("scan-triggered")
         dovecot.kick("anna@example.org")
         daemon.wait_line("[idle/anna@example.org] reconnecting in 2s (attempt 2)")
         dovecot.deliver("anna@example.org")
@@ -250,7 +252,7 @@ def test_one_mailboxs_trouble_is_its_own(
         assert "imap_host is NULL or empty" in daemon.text
         assert "does not resolve" in daemon.wait_line("[idle/lost@example.org] the host")
         daemon.wait_line("[idle/lost@example.org] reconnecting in")
-        backend.wait_answered(1)
+        daemon.wait_line("[idle/well@example.org] scan-triggered")
         mark = daemon.mark()
         dovecot.deliver("well@example.org")
         daemon.wait_line("[idle/well@example.org] exists-event received (new mail)", after=mark)

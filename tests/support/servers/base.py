@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Self
 
@@ -51,10 +52,15 @@ def _lane() -> int:
     return int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "")) or 0) % LANES
 
 
+_ports = cycle(random.sample(PORTS[_lane() :: LANES], len(PORTS[_lane() :: LANES])))
+
+
 def free_port() -> int:
-    """A port on 127.0.0.1 that nobody listens on, out of reach of outgoing connections."""
+    """A port on 127.0.0.1 that nobody listens on, out of reach of outgoing connections; a thread
+    that asks a moment later gets another one.
+    """
     while True:
-        port = random.choice(PORTS[_lane() :: LANES])
+        port = next(_ports)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
