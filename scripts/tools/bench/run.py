@@ -14,7 +14,7 @@ from scripts.tools.bench.peers import Aioimaplib, GoImap, ImapFlow
 from scripts.tools.bench.rules import BURST, CONNECTS_AT_ONCE, SYSTEMS
 from scripts.tools.bench.systems import Daemon, DaemonWithTokens, Place, System
 from scripts.tools.bench.trial import SETTLE_SECONDS, Trial
-from scripts.tools.console import Stopped
+from scripts.tools.console import Stopped, asked_to_stop
 from scripts.tools.servers import TROUBLE, OwnPostgres, told
 from tests.support.servers import Certificates, name_of_postgres, server_folder
 
@@ -136,6 +136,8 @@ class Bench:
         except Stopped:
             raise
         except TROUBLE as error:
+            if asked_to_stop():  # what had just been started may get the Ctrl-C too, and fail of it
+                raise Stopped from error
             figures.problem = told(error)
             say(f"{figures.system} at {figures.mailboxes}: {figures.problem}")
         return figures

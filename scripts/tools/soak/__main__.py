@@ -66,7 +66,8 @@ def _run(options: argparse.Namespace, chronicle: Chronicle) -> bool:
         say("stopped before the end")
         return False
     except TROUBLE as error:
-        say(f"FAILED: {told(error)}")
+        # What had just been started may get the Ctrl-C too, and fail of it.
+        say("stopped before the end" if console.asked_to_stop() else f"FAILED: {told(error)}")
         return False
     return outcome.good
 
