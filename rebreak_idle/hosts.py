@@ -176,10 +176,11 @@ class Endpoint:
         try:
             while not slot.granted:
                 wait(math.inf)
-        except BaseException:
+            found = resolver.at_hand(name, port)
+        except BaseException:  # the one before found that it leads nowhere, or a stop
             slot.release()
             raise
-        if (found := resolver.at_hand(name, port)) is not None:
+        if found is not None:
             slot.release()
             return found
         return run(lambda: resolver.addresses(name, port), slot.release)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rebreak_idle.errors import NameUnusable
 from rebreak_idle.hosts import Hosts
 from tests.conftest import Run
 from tests.support.harness import quick_config
@@ -132,6 +133,40 @@ def test_a_name_that_does_not_resolve_is_alone(run: Run, database: Database, nam
             server.wait_for_idling(14)
             assert daemon.text.count(" is down: ") == 1
             assert daemon.stop() == 0
+
+
+def test_who_hears_that_a_name_leads_nowhere_lets_the_next_one_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All that wait for one look-up are told of its failure, and none keeps the others."""
+    may_go_on = threading.Event()
+
+    def look_up(name: str, *_: object, **__: object) -> list[object]:
+        assert may_go_on.wait(20)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    endpoint = Hosts(quick_config(), time.monotonic).at(row("slow"))
+    waiting: list[str] = []
+
+    def connect(id_: str) -> None:
+        woken = threading.Event()
+
+        def wait(seconds: float) -> None:
+            waiting.append(id_)
+            assert woken.wait(min(seconds, 20.0)), "nobody woke it"
+            woken.clear()
+
+        with endpoint.connecting(id_, woken.set, wait):
+            pass
+
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(connect, str(n)) for n in range(4)]
+        wait_for(lambda: len(waiting) == 3, 5, "three that wait")
+        may_go_on.set()
+        for future in futures:
+            with pytest.raises(NameUnusable):
+                future.result(20)
 
 
 def test_a_name_that_no_certificate_is_for_is_alone(
